@@ -1,0 +1,17 @@
+"""The one exception a user's mistake raises; the command line prints its text and exits with code 2."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in the user's input. The text says what, where and how to mend it, in one or two lines."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x' or 'y'?" with the nearest known names, or the list of all of them."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    if near:
+        return "; did you mean " + " or ".join(repr(n) for n in near) + "?"
+    return "; known: " + ", ".join(sorted(known))

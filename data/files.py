@@ -1,0 +1,54 @@
+"""Reading rows with their place in the file, and writing files that are whole or absent."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+
+
+def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are passed over.
+
+    Raises UserError for a missing or unreadable file, broken JSON (with its line) and rows that are no objects.
+    """
+    path = Path(path)
+    number = 0
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8") as lines
+        ):
+            for number, line in enumerate(lines, 1):  # noqa: B007 - the number is reported below
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+                yield number, row
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; check the path (working folder: {Path.cwd()})") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{number}: broken JSON ({error.msg} at column {error.colno})") from error
+    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path}: unreadable after line {number} ({error})") from error
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write text to path through a temporary file, fsync and rename: readers see the old or the new, whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot write ({error.strerror or error}); the old file is kept") from error

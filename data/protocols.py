@@ -1,0 +1,56 @@
+"""The seams between packages: what a trainer or evaluator needs from a generator, scorer or grader.
+
+Policy and reward model meet in *text*: steps with character spans, never token ids, so their tokenizers may
+differ.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from data.schema import Problem, Sample, Sampling, Verdict
+
+
+class TextGenerator(Protocol):
+    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Sample]]:
+        """Return `sampling.n` samples for each prompt, in the order of the prompts."""
+        ...
+
+
+class StepScorer(Protocol):
+    def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        """Return P(step and all before it are right), in [0, 1], for every step of every solution.
+
+        None where the step did not fit the model's context. One inner list per solution, as long as its steps.
+        """
+        ...
+
+
+class Grader(Protocol):
+    def __call__(self, problem: Problem, response: str) -> Verdict:
+        """Judge a response's final answer. Never raises, never hangs."""
+        ...
+
+
+class WeightSink(Protocol):
+    def push(self, named_tensors: Iterable[tuple[str, Any]], version: int) -> None:
+        """Give the generator new policy weights."""
+        ...
+
+
+class MetricLog(Protocol):
+    """Where a training loop reports. Names are `group/metric`; those under `time/` and `memory/` go to a file
+    of their own, so that the metrics file of a resumed run equals the uninterrupted one's bit for bit."""
+
+    def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Record the metrics of one finished iteration (or optimiser update), counted from 1."""
+        ...
+
+    def rewind(self, iteration: int) -> None:
+        """Forget everything recorded after `iteration`: a resumed run is about to do it again."""
+        ...
+
+
+class Stateful(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

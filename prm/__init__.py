@@ -1,0 +1,1 @@
+"""Step-level process reward models: losses, training, scoring; and the supervised loop that SFT shares."""
