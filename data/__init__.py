@@ -1,1 +1,1 @@
-"""Records, readers, step boundaries, prompts and the built-in arithmetic world. Imports no other Stepwell package."""
+"""Records, readers, step boundaries, prompts and the built-in arithmetic world. Imports no other package."""

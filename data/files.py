@@ -13,7 +13,7 @@ from data.errors import UserError
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are passed over.
 
-    Raises UserError for a missing or unreadable file, broken JSON (with its line) and rows that are no objects.
+    Raises UserError for a missing or unreadable file, broken JSON (with its line), a row that is no object.
     """
     path = Path(path)
     number = 0
@@ -39,7 +39,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def write_atomically(path: str | Path, text: str) -> None:
-    """Write text to path through a temporary file, fsync and rename: readers see the old or the new, whole."""
+    """Write text to path through a temporary file, fsync and rename: readers see old or new, whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")

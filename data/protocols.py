@@ -20,7 +20,7 @@ class StepScorer(Protocol):
     def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
         """Return P(step and all before it are right), in [0, 1], for every step of every solution.
 
-        None where the step did not fit the model's context. One inner list per solution, as long as its steps.
+        None where the step did not fit the model's context. One inner list per solution, one entry a step.
         """
         ...
 

@@ -25,7 +25,7 @@ class Problem:
     solution: str = ""
     """Gold worked solution, steps separated as the source has them; "" where none exists."""
     level: int | None = None
-    """Difficulty, larger is harder: MATH level 1-5, number of dependent operations in the arithmetic world."""
+    """Difficulty, larger is harder: MATH level 1-5, or number of dependent operations."""
     subject: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
