@@ -57,7 +57,8 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     path = [str(part) for part in item["loc"]]
     dotted = ".".join(path)
     if item["type"] != "extra_forbidden":
-        return f"{dotted}: {item['msg']}, got {item.get('input')!r}" if dotted else item["msg"]
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{dotted}: {message}, got {item.get('input')!r}" if dotted else message
     for part in path[:-1]:
         annotation = model.model_fields[part].annotation if part in model.model_fields else None
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):

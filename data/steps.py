@@ -10,18 +10,21 @@ agree on steps even when they share no token.
 
 import re
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import Any, Literal
 
 Splitter = Literal["newline", "blank_line", "step_marker"]
-"""newline: one step a line. blank_line: paragraphs. step_marker: a new step at each line "Step k:" (any
-text before the first marker belongs to the first step)."""
+"""newline: one step a line. blank_line: paragraphs. step_marker: a new step at each line "Step k:", also as a
+heading or in bold (any text before the first marker belongs to the first step)."""
 
 _SEPARATOR: dict[str, re.Pattern[str]] = {
     "newline": re.compile(r"\n"),
     "blank_line": re.compile(r"\n[ \t\r]*\n"),
-    "step_marker": re.compile(r"\n(?=[ \t]*Step \d+[:.])"),
+    "step_marker": re.compile(r"\n(?=[ \t#*]*Step \d+[:.])"),
 }
+_STARTS_WITH_MARKER = re.compile(r"[\s#*]*Step \d+[:.]")
+_REPLACEMENT = "\ufffd"
 JOINER: dict[str, str] = {"newline": "\n", "blank_line": "\n\n", "step_marker": "\n"}
 
 
@@ -32,7 +35,10 @@ def split_steps(text: str, splitter: Splitter) -> list[tuple[int, int]]:
     """
     spans = []
     start = 0
-    for match in [*_SEPARATOR[splitter].finditer(text), None]:
+    cuts = list(_SEPARATOR[splitter].finditer(text))
+    if splitter == "step_marker" and not _STARTS_WITH_MARKER.match(text):
+        cuts = cuts[1:]
+    for match in [*cuts, None]:
         end = match.start() if match else len(text)
         piece = text[start:end]
         left = start + len(piece) - len(piece.lstrip())
@@ -75,22 +81,20 @@ def token_char_ends(tokenizer: Any, token_ids: Sequence[int], text: str | None =
     """Return how many characters of the decoded text are complete after each token of *sampled* ids.
 
     Sampled ids need not be the tokenizer's own encoding of their text, so offsets come from re-encoding only
-    where that gives the same ids, and from decoding every prefix otherwise. A token that ends inside a
-    multi-byte character completes nothing yet. `text` is the decoded text, if already at hand.
+    where that gives the same ids, and from decoding otherwise. A token that ends inside a multi-byte
+    character completes nothing yet; a special token completes what the one before it did. `text` is the
+    decoded text, if already at hand; where it stops short of the ids, so do the counts.
     """
     ids = list(token_ids)
     if text is None:
         text = decode(tokenizer, ids)
-    if getattr(tokenizer, "is_fast", False):
-        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        body = encoded["input_ids"]
-        if body == ids[: len(body)] and all(i in tokenizer.all_special_ids for i in ids[len(body) :]):
-            offsets = encoded["offset_mapping"]
-            # Byte-level tokens that share one character all claim it: only the last of them completes it.
-            starts = [start for start, _ in offsets[1:]] + [len(text)]
-            ends = _running_max(min(end, start) for (_, end), start in zip(offsets, starts, strict=True))
-            return ends + [len(text)] * (len(ids) - len(body))
-    return _running_max(_complete_chars(tokenizer, ids[: k + 1], text) for k in range(len(ids)))
+    special = set(tokenizer.all_special_ids)
+    body = [i for i in ids if i not in special]
+    ends = _ends_by_offsets(tokenizer, body, text)
+    if ends is None:
+        ends = _ends_by_decoding(tokenizer, body, text)
+    remaining = iter(ends)
+    return _running_max(0 if i in special else next(remaining) for i in ids)
 
 
 def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
@@ -98,25 +102,68 @@ def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
     return tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _complete_chars(tokenizer: Any, ids: list[int], text: str) -> int:
-    """Characters of `text` that the prefix `ids` already determines."""
-    prefix = decode(tokenizer, ids)
-    if text.startswith(prefix) and not prefix.endswith("\ufffd"):
-        return len(prefix)
-    common = 0
-    for a, b in zip(prefix, text, strict=False):
-        if a != b:
-            break
-        common += 1
-    # A trailing U+FFFD that also stands in the text may still turn into another character.
-    while common and len(prefix) == common and prefix[common - 1] == "\ufffd" and prefix != text:
-        common -= 1
-    return common
+def _ends_by_offsets(tokenizer: Any, ids: list[int], text: str) -> list[int] | None:
+    """The tokenizer's own offsets; None when it has none or encodes the text into other ids."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if encoded["input_ids"] != ids:
+        return None
+    # Byte-level tokens that share one character all claim it: only the last of them completes it.
+    offsets = encoded["offset_mapping"]
+    starts = [start for start, _ in [*offsets[1:], (len(text), len(text))]]
+    return _running_max(min(end, start) for (_, end), start in zip(offsets, starts, strict=False))
 
 
-def _running_max(values: Any) -> list[int]:
-    best, out = 0, []
-    for value in values:
-        best = max(best, value)
-        out.append(best)
-    return out
+def _ends_by_decoding(tokenizer: Any, ids: list[int], text: str) -> list[int]:
+    """Counts from decoded prefixes: right for any tokenizer, in linear time where `_windows` may slide."""
+    prefixes = _windows(tokenizer, ids, text)
+    if prefixes is None:
+        prefixes = [(0, decode(tokenizer, ids[: k + 1])) for k in range(len(ids))]
+    lengths = [done + len(piece) for done, piece in prefixes]
+    # Undecided bytes may show as more U+FFFD than the characters they become: count what stays.
+    kept = list(accumulate(reversed(lengths), min))[::-1]
+    ends = []
+    for k, (done, piece) in enumerate(prefixes):
+        end = min(done + _common_length(piece, text[done : done + len(piece)]), kept[k])
+        if kept[k + 1 : k + 2] == [end] and text[end - 1 : end] == _REPLACEMENT:
+            # U+FFFD stands in the text itself, and its own bytes are still coming in.
+            end -= 1
+        ends.append(min(end, len(text)))
+    return _running_max(ends)
+
+
+def _windows(tokenizer: Any, ids: list[int], text: str) -> list[tuple[int, str]] | None:
+    """For each token (characters settled before, what the tokens since then decode to); None if that fails.
+
+    Only the tokens since the last two clean character boundaries are decoded, the first of them for context:
+    decoders treat the start of a text apart (they drop its space).
+    """
+    pieces = []
+    context, start, done = 0, 0, 0
+    head = ""
+    for k in range(len(ids)):
+        piece = decode(tokenizer, ids[context : k + 1])
+        if not piece.startswith(head):
+            return None
+        piece = piece[len(head) :]
+        pieces.append((done, piece))
+        if piece and not piece.endswith(_REPLACEMENT):
+            # A text cut at a stop string ends before its tokens do.
+            if not piece.startswith(text[done : done + len(piece)]):
+                return None
+            done += len(piece)
+            context, start = start, k + 1
+            head = decode(tokenizer, ids[context:start])
+    return pieces
+
+
+def _common_length(a: str, b: str) -> int:
+    """Length of the longest common prefix."""
+    if a == b:
+        return len(a)
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _running_max(values: Iterable[int]) -> list[int]:
+    return list(accumulate(values, max))

@@ -1,0 +1,238 @@
+"""Rows of any source - file, folder, saved dataset or hub id - each with the place it came from.
+
+Not a parser of meaning: what the fields say is the business of `step_readers` and `task_readers`.
+
+    for row in read_rows("rows.jsonl"):
+        text = field(row, "problem", str)
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import read_jsonl
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SPLIT_FILE = re.compile(r"(train|test|validation|valid|val|dev)(?=[-_.])")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record as the source has it."""
+
+    where: str
+    """Its place: "path:line", "path:row N" or "hub id[split]:row N"."""
+    values: dict[str, Any]
+
+
+def read_rows(source: str | Path, *, split: str = "train", name: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a local file, a folder or a hub dataset, in order; lines and rows count from 1.
+
+    file    .jsonl, .jsonl.gz, .json (an array, or JSON lines so named), .parquet: `split` plays no part
+    folder  written by datasets.save_to_disk: `split` of it; any other: all such files below it, sorted, but
+            only those of `split` where files are named after splits (train.jsonl, test-00000.parquet);
+            `name` picks a subfolder of that name
+    hub     owner/name: `split` of configuration `name`, through the datasets library and its cache
+
+    Raises UserError, with the place, for whatever is missing, unreadable or no object.
+    """
+    path = Path(source)
+    if path.is_dir():
+        yield from _folder_rows(path, split, name)
+    elif path.is_file():
+        yield from _file_rows(path)
+    elif isinstance(source, str) and _HUB_ID.fullmatch(source) and not source.endswith(SUFFIXES):
+        yield from _hub_rows(source, split, name)
+    else:
+        raise UserError(
+            f"{source}: no such file or folder (working folder: {Path.cwd()}); "
+            f"give a {', '.join(SUFFIXES)} file, a folder of them, or a hub id owner/name"
+        )
+
+
+def field(row: Row, name: str, kind: type | tuple[type, ...] = object, *, expected: str = "") -> Any:
+    """Return the field `name` of a row, "a.b" being field b of object a, checked to be of `kind`.
+
+    Raises UserError when it is missing, naming the fields `expected` and those found, or of another type.
+    """
+    values: Any = row.values
+    for depth, part in enumerate(name.split("."), 1):
+        if not isinstance(values, dict) or part not in values:
+            dotted = ".".join(name.split(".")[:depth])
+            found = ", ".join(map(str, values)) if isinstance(values, dict) else type(values).__name__
+            wanted = f"expected {expected}; " if expected else ""
+            raise UserError(f"{row.where}: no field '{dotted}'; {wanted}found {found or 'nothing'}")
+        values = values[part]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    # bool is an int to Python, but `true` where a number belongs is a mistake.
+    if not isinstance(values, kinds) or (
+        isinstance(values, bool) and bool not in kinds and object not in kinds
+    ):
+        names = " or ".join(_JSON_NAMES.get(k, k.__name__) for k in kinds)
+        raise UserError(f"{row.where}: field '{name}' must be {names}, got {show(values)}")
+    return values
+
+
+def texts(row: Row, name: str) -> tuple[str, ...]:
+    """Return the list of strings in a field. Raises UserError when it is none."""
+    values = field(row, name, list)
+    for index, value in enumerate(values):
+        if not isinstance(value, str):
+            raise UserError(f"{row.where}: field '{name}[{index}]' must be a string, got {show(value)}")
+    return tuple(values)
+
+
+def unit_labels(row: Row, name: str, count: int) -> tuple[float | None, ...]:
+    """Return `count` labels in [0, 1] or None from a list of numbers, true/false and null.
+
+    Raises UserError when there are more or fewer, or one is something else.
+    """
+    labels = field(row, name, list)
+    if len(labels) != count:
+        raise UserError(
+            f"{row.where}: field '{name}' has {len(labels)} labels for {count} steps; "
+            f"give one label per step (null for an unrated one)"
+        )
+    for index, label in enumerate(labels):
+        if label is not None and not (isinstance(label, int | float) and 0 <= label <= 1):
+            raise UserError(
+                f"{row.where}: field '{name}[{index}]' must be a number from 0 to 1, true, false or null, "
+                f"got {show(label)}"
+            )
+    return tuple(None if label is None else float(label) for label in labels)
+
+
+def show(value: Any) -> str:
+    """Return a value as an error message names it: its JSON type and a short form."""
+    if value is None:
+        return "null"
+    text = repr(value)
+    short = text if len(text) <= 40 else text[:37] + "..."
+    return f"{_JSON_NAMES.get(type(value), type(value).__name__)} {short}"
+
+
+_JSON_NAMES: dict[type, str] = {
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+    int: "an integer",
+    float: "a number",
+    bool: "true/false",
+    type(None): "null",
+}
+
+
+def _file_rows(path: Path) -> Iterator[Row]:
+    name = path.name.lower()
+    if name.endswith((".jsonl", ".jsonl.gz")):
+        for number, values in read_jsonl(path):
+            yield Row(f"{path}:{number}", values)
+    elif name.endswith(".json"):
+        yield from _json_rows(path)
+    elif name.endswith(".parquet"):
+        yield from _parquet_rows(path)
+    else:
+        raise UserError(f"{path}: unknown file type; expected {', '.join(SUFFIXES)}")
+
+
+def _json_rows(path: Path) -> Iterator[Row]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        if not text.lstrip().startswith("["):
+            # Many hub files named .json hold one object a line.
+            for number, values in read_jsonl(path):
+                yield Row(f"{path}:{number}", values)
+            return
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: broken JSON ({error.msg} at column {error.colno})"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: unreadable ({error})") from error
+    yield from _numbered(str(path), rows)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(batch_size=1000) for row in batch.to_pylist())
+            yield from _numbered(str(path), rows)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: unreadable as parquet ({_first_line(error)})") from error
+
+
+def _folder_rows(path: Path, split: str, name: str | None) -> Iterator[Row]:
+    if name and (path / name).is_dir():
+        path = path / name
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        yield from _saved_rows(path, split)
+        return
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.name.lower().endswith(SUFFIXES)
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    if not files:
+        raise UserError(f"{path}: the folder holds no {', '.join(SUFFIXES)} file")
+    named = {file: match[1] for file in files if (match := _SPLIT_FILE.match(file.name))}
+    if named:
+        same = {"validation", "valid", "val", "dev"}
+        wanted = same if split in same else {split}
+        chosen = [file for file in files if named.get(file) in wanted]
+        if not chosen:
+            has = ", ".join(sorted(set(named.values())))
+            raise UserError(f"{path}: no file of split '{split}'; the folder has {has}")
+        files = chosen
+    for file in files:
+        yield from _file_rows(file)
+
+
+def _saved_rows(path: Path, split: str) -> Iterator[Row]:
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: not readable as a saved dataset ({_first_line(error)})") from error
+    if isinstance(saved, datasets.DatasetDict):
+        if split not in saved:
+            raise UserError(f"{path}: no split '{split}'; the saved dataset has {', '.join(saved)}")
+        saved = saved[split]
+    yield from _numbered(f"{path}[{split}]", saved)
+
+
+def _hub_rows(hub_id: str, split: str, name: str | None) -> Iterator[Row]:
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(hub_id, name, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        config = f" (configuration {name})" if name else ""
+        raise UserError(
+            f"{hub_id}[{split}]{config}: no such local file, and not loadable from the hub "
+            f"({_first_line(error)})\ncheck id and split, go online once to fill the cache, "
+            f"or give a local file or folder instead"
+        ) from error
+    yield from _numbered(f"{hub_id}[{split}]", rows)
+
+
+def _numbered(place: str, rows: Iterable[Any]) -> Iterator[Row]:
+    for number, values in enumerate(rows, 1):
+        where = f"{place}:row {number}"
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: expected an object, got {show(values)}")
+        yield Row(where, values)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,0 +1,66 @@
+"""Examples of unequal length: what is left out, and which run together in one forward.
+
+On a CPU sorting by length is nearly the whole gain over padding; packing pays only with variable-length
+attention kernels. The plan never changes what is learned: losses are sums, divided once.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from data.errors import UserError
+
+
+class Example(Protocol):
+    """One training example: `id` names it in messages, len() is the tokens it takes in a forward."""
+
+    @property
+    def id(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+
+def drop_overlong(
+    examples: Sequence[Any], limit: int, policy: Literal["error", "skip"]
+) -> tuple[list[Any], int]:
+    """Return the examples of at most `limit` tokens and how many were left out; with "error" none may be."""
+    kept = [example for example in examples if len(example) <= limit]
+    if len(kept) < len(examples) and policy == "error":
+        worst = max(examples, key=len)
+        raise UserError(
+            f"example {worst.id or '(unnamed)'} has {len(worst)} tokens, the limit is {limit} "
+            f"({len(examples) - len(kept)} of {len(examples)} exceed it); shorten it, raise max_length "
+            "(within the model's context) or fit.micro_batch_tokens, or set fit.overlong: skip"
+        )
+    return kept, len(examples) - len(kept)
+
+
+def plan_micro_batches(
+    rows: Sequence[int], lengths: Sequence[int], max_tokens: int, *, rank: int = 0, world: int = 1
+) -> list[list[int]]:
+    """Return this process's share of `rows`, length-sorted and cut under the padded token budget.
+
+    Every process gets as many rows and as many micro-batches as the others (collectives inside the forward
+    need equal counts). With several processes up to world - 1 rows of an odd last batch are left out.
+    """
+    ordered = sorted(rows, key=lambda row: -lengths[row])
+    ordered = ordered[: len(ordered) // world * world]
+    shares = [ordered[index::world] for index in range(world)]
+    cuts = [cut_by_tokens(share, lengths, max_tokens) for share in shares]
+    most = max(len(cut) for cut in cuts)
+    mine = cuts[rank]
+    while len(mine) < most:
+        index = max(range(len(mine)), key=lambda i: len(mine[i]))
+        half = len(mine[index]) // 2
+        mine[index : index + 1] = [mine[index][:half], mine[index][half:]]
+    return mine
+
+
+def cut_by_tokens(rows: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Cut rows sorted by falling length so that rows x longest stays within the budget."""
+    cuts: list[list[int]] = []
+    for row in rows:
+        if cuts and (len(cuts[-1]) + 1) * lengths[cuts[-1][0]] <= max_tokens:
+            cuts[-1].append(row)
+        else:
+            cuts.append([row])
+    return cuts

@@ -1,0 +1,318 @@
+"""Checkpoints that are whole or absent, and model folders that other tools open.
+
+A checkpoint is run_dir/checkpoints/00000123/: one file per part (its state_dict, loaded without pickle code),
+the random states, and manifest.json with sizes, hashes and tensor shapes. It is written into a temporary
+sibling, flushed to disk and renamed, so a process killed at any moment leaves the last good one untouched.
+It is no export: `save_model` writes the plain folder that from_pretrained reads.
+
+    save_checkpoint("runs/prm", 200, {"model": model, "optimizer": optimizer})
+    iteration = load_latest("runs/prm", {"model": model, "optimizer": optimizer})
+"""
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from data.errors import UserError
+from data.protocols import Stateful
+
+FORMAT = 1
+_NAME = re.compile(r"(\d{8})(\.replaced)?")
+"""`.replaced` is a checkpoint moved aside while its successor of the same iteration takes the name."""
+
+
+def save_checkpoint(
+    run_dir: str | Path,
+    iteration: int,
+    parts: Mapping[str, Stateful],
+    *,
+    keep: int = 2,
+    rng_states: Sequence[dict[str, Any]] | None = None,
+) -> Path:
+    """Write one checkpoint of all parts, then remove all but the newest `keep`; return its folder.
+
+    rng_states: one `rng_state()` per process, in rank order; by default this process's own. With several
+    processes call this on the main one only. Raises UserError when a tensor holds NaN or infinity or when the
+    disk refuses; earlier checkpoints are then untouched.
+    """
+    assert keep >= 1 and iteration >= 0
+    states = {name: part.state_dict() for name, part in parts.items()}
+    refuse_non_finite(states, f"checkpoint {iteration}")
+    states["rng"] = {"ranks": list(rng_states) if rng_states is not None else [rng_state()]}
+    folder = Path(run_dir) / "checkpoints" / f"{iteration:08d}"
+
+    def fill(temporary: Path) -> None:
+        files = {
+            f"{name}.pt": _write_hashed(temporary / f"{name}.pt", state) for name, state in states.items()
+        }
+        manifest = {
+            "format": FORMAT,
+            "iteration": iteration,
+            "files": files,
+            "tensors": {name: _tensor_shapes(state) for name, state in states.items()},
+        }
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+    _replace_folder(folder, fill)
+    stale = [path for path in folder.parent.glob(".*.tmp") if path.is_dir()]
+    for old in [*list_checkpoints(run_dir)[:-keep], *stale]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def load_latest(run_dir: str | Path, parts: Mapping[str, Stateful], *, rank: int = 0) -> int | None:
+    """Load the newest intact checkpoint into `parts` and the random generators; return its iteration.
+
+    None when there is no checkpoint. A damaged one is passed over with a warning. Raises UserError when all
+    are damaged, a part is missing, or a tensor's shape differs from the model's (nothing is loaded then).
+    """
+    folders = list_checkpoints(run_dir)
+    for folder in reversed(folders):
+        try:
+            manifest = verify_checkpoint(folder)
+        except (OSError, ValueError, KeyError) as error:
+            warnings.warn(f"{folder}: damaged checkpoint passed over ({error})", stacklevel=2)
+            continue
+        _check_parts(folder, manifest, parts)
+        for name, part in parts.items():
+            part.load_state_dict(_read(folder / f"{name}.pt"))
+        ranks = _read(folder / "rng.pt")["ranks"]
+        if rank < len(ranks):
+            set_rng_state(ranks[rank])
+        return int(manifest["iteration"])
+    if folders:
+        raise UserError(
+            f"{Path(run_dir) / 'checkpoints'}: none of the {len(folders)} checkpoints is intact; "
+            "delete the folder to start over"
+        )
+    return None
+
+
+def list_checkpoints(run_dir: str | Path) -> list[Path]:
+    """Return the checkpoint folders of a run, oldest first; unfinished temporary ones are no checkpoints."""
+    folder = Path(run_dir) / "checkpoints"
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    # Of one iteration the fresh folder counts as newer than the one it replaces.
+    return sorted(found, key=lambda path: (path.name[:8], not path.name.endswith(".replaced")))
+
+
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Return the manifest after comparing every file's size and hash. Raises ValueError or OSError."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"format {manifest['format']}, this version reads {FORMAT}")
+    for name, expected in manifest["files"].items():
+        size = (folder / name).stat().st_size
+        if size != expected["bytes"]:
+            raise ValueError(f"{name} has {size} bytes instead of {expected['bytes']}")
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected["sha256"]:
+                raise ValueError(f"the content of {name} changed")
+    return manifest
+
+
+def save_model(folder: str | Path, model: Any, tokenizer: Any | None = None) -> None:
+    """Write model (safetensors) and tokenizer as a plain transformers folder, whole or not at all.
+
+    Raises UserError for non-finite weights, a full disk, or a folder that holds something else than a model.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder.is_dir() and _is_model_or_empty(folder)):
+        raise UserError(f"{folder}: exists and is no model folder; choose another place for the model")
+    refuse_non_finite({"model": model.state_dict()}, str(folder))
+
+    def fill(temporary: Path) -> None:
+        with _no_progress_bar():
+            model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+
+    _replace_folder(folder, fill)
+    if tokenizer is not None:
+        _warn_if_read_differently(folder, tokenizer)
+
+
+def refuse_non_finite(states: Mapping[str, Any], where: str) -> None:
+    """Raise UserError naming the first tensor with NaN or infinity in nested states."""
+    for path, tensor in _tensors(states):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(
+                f"{where}: {'.'.join(path)} holds NaN or infinity, nothing was saved; resume from the last "
+                "checkpoint with a lower learning rate or stronger gradient clipping"
+            )
+
+
+def rng_state() -> dict[str, Any]:
+    """Return the states of the python, numpy and torch generators of this process, as plain values."""
+    kind, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (str(kind), keys.tolist(), int(position), int(has_gauss), float(cached)),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Restore what `rng_state` returned; CUDA states only where as many devices are visible."""
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+class _HashedFile:
+    """A write-only file that hashes what passes through it, so the data need not be read again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.bytes = 0
+
+    def write(self, block: bytes) -> int:
+        self.digest.update(block)
+        self.bytes += memoryview(block).nbytes
+        return self.file.write(block)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _write_hashed(path: Path, state: Any) -> dict[str, Any]:
+    with path.open("wb") as file:
+        hashed = _HashedFile(file)
+        torch.save(state, hashed)
+    return {"bytes": hashed.bytes, "sha256": hashed.digest.hexdigest()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make `folder` hold exactly what `fill` writes: temporary sibling, fsync, rename."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    replaced = folder.with_name(f"{folder.name}.replaced")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        fill(temporary)
+        for path in [*temporary.rglob("*"), temporary]:
+            _fsync(path)
+        if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+            folder.rename(replaced)
+        temporary.rename(folder)
+        _fsync(folder.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        cause = _disk_error(error)
+        if cause is None:
+            raise
+        raise UserError(
+            f"{folder}: cannot save ({cause.strerror or cause}); free space or choose another output_dir. "
+            "What was saved before is intact"
+        ) from error
+
+
+def _disk_error(error: BaseException | None) -> OSError | None:
+    """The OSError behind an exception: the zip and safetensors writers wrap it."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error
+        if re.search(r"No space left|File too large|os error|I/O error", str(error), re.IGNORECASE):
+            return OSError(str(error).splitlines()[0])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _warn_if_read_differently(folder: Path, tokenizer: Any) -> None:
+    """Some model types make AutoTokenizer ignore the tokenizer class that was saved."""
+    from transformers import AutoTokenizer
+
+    probe = "Step 1: 12 + 30 = 42.\n\n  So x\u00b2 is done?\nno\n"
+    read = AutoTokenizer.from_pretrained(folder)
+    if read(probe)["input_ids"] != tokenizer(probe)["input_ids"]:
+        warnings.warn(
+            f"{folder}: AutoTokenizer reads this tokenizer as {type(read).__name__}, which splits text "
+            "differently; read it with prm.model.load_tokenizer, or use an architecture like llama",
+            stacklevel=3,
+        )
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _is_model_or_empty(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or not any(folder.iterdir())
+
+
+def _tensors(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _tensors(item, (*path, str(key)))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _tensors(item, (*path, str(index)))
+
+
+def _tensor_shapes(state: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Shapes of a module's tensors by key; empty for parts that nest theirs, as optimisers do."""
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        return {}
+    return {key: list(value.shape) for key, value in state.items()}
+
+
+def _check_parts(folder: Path, manifest: Mapping[str, Any], parts: Mapping[str, Stateful]) -> None:
+    for name, part in parts.items():
+        if name not in manifest["tensors"]:
+            known = ", ".join(sorted(manifest["tensors"]))
+            raise UserError(
+                f"{folder}: holds no part '{name}' (only {known}); it belongs to another kind of run"
+            )
+        saved, present = manifest["tensors"][name], _tensor_shapes(part.state_dict())
+        for key in sorted(saved.keys() | present.keys() if saved and present else ()):
+            if saved.get(key) != present.get(key):
+                raise UserError(
+                    f"{folder}: checkpoint of another model: {name}.{key} has shape "
+                    f"{saved.get(key, 'absent')} there, {present.get(key, 'absent')} here; "
+                    "use the run's own config or another output_dir"
+                )

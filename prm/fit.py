@@ -1,0 +1,379 @@
+"""The supervised loop: everything here that learns from a fixed set of examples (SFT, PRM, RM, DPO) uses it.
+
+It is no trainer class: an objective says how examples become tensors and a summed loss; the loop orders,
+batches, divides, clips, logs, validates and checkpoints. Which examples form update u depends on the seed and
+u alone, so a run that was killed continues to the same numbers.
+
+    fit(model, encoded, objective, FitConfig(epochs=2), accelerator=Accelerator(), run_dir="runs/x", log=log)
+"""
+
+import hashlib
+import itertools
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data.errors import UserError
+from data.protocols import MetricLog
+from data.settings import Settings
+from prm.batching import drop_overlong, plan_micro_batches
+from prm.checkpoint import list_checkpoints, load_latest, rng_state, save_checkpoint, set_rng_state
+
+MAX_SKIPPED_IN_A_ROW = 5
+
+
+class FitConfig(Settings):
+    """How to train on a fixed set of examples."""
+
+    epochs: int = Field(1, ge=1)
+    """Passes over the examples."""
+    max_updates: int | None = Field(None, ge=1)
+    """Stop after this many optimiser updates; null: off. The learning-rate schedule ends there too."""
+    batch_size: int = Field(32, ge=1)
+    """Examples per update, over all processes. A multiple of the number of processes."""
+    micro_batch_tokens: int = Field(8192, ge=1)
+    """Most tokens in one forward, padding included. Lower it when memory runs out: the result is the same."""
+    learning_rate: float = Field(1e-5, gt=0, lt=1)
+    """Peak learning rate. About 1e-5 for pretrained weights, 1e-3 for a small model from scratch."""
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    """Share of the updates over which the learning rate rises from 0."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the decay after the warm-up."""
+    final_lr_ratio: float = Field(0.0, ge=0, le=1)
+    """Learning rate at the end, as a share of the peak (cosine and linear)."""
+    weight_decay: float = Field(0.0, ge=0, lt=1)
+    """AdamW weight decay of matrices; norms and biases are never decayed."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW moment decays. Raise the second to 0.999 for small batches."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Clip the global gradient norm to this."""
+    overlong: Literal["error", "skip"] = "error"
+    """An example longer than the model's context or micro_batch_tokens: stop, or leave it out."""
+    seed: int = Field(0, ge=0)
+    """Seeds the order of the examples and dropout."""
+    log_every: int = Field(1, ge=1)
+    """Updates between log entries; train/* are then averages over them."""
+    validate_every: int | None = Field(None, ge=1)
+    """Updates between validations; null: only after the last update."""
+    save_every: int | None = Field(None, ge=1)
+    """Updates between checkpoints; null: none are written and the run cannot resume."""
+    keep_checkpoints: int = Field(2, ge=1)
+    """Checkpoints to keep. Two survive even a disk that damages the newest."""
+
+
+class Objective(Protocol):
+    """What to learn from a batch of examples."""
+
+    def collate(self, examples: Sequence[Any]) -> dict[str, Tensor]:
+        """Return right-padded tensors."""
+        ...
+
+    def count(self, batch: Mapping[str, Tensor]) -> float:
+        """Return what the loss is divided by: supervised tokens, steps or pairs in the batch."""
+        ...
+
+    def loss(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss summed over what `count` counts, and further detached sums to report."""
+        ...
+
+
+def fit(
+    model: nn.Module,
+    examples: Sequence[Any],
+    objective: Objective,
+    config: FitConfig,
+    *,
+    accelerator: Any,
+    run_dir: str | Path,
+    log: MetricLog,
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    resume: bool = False,
+) -> None:
+    """Train `model` in place on the examples.
+
+    validate: called with the model in eval mode, returns metrics under their full names; it does not disturb
+    the training's random stream. resume: continue from the newest checkpoint in run_dir, if there is one.
+    Raises UserError for settings that do not fit, and after five updates in a row without a finite loss.
+    """
+    examples, _ = drop_overlong(examples, length_limit(model, config), config.overlong)
+    check_fit(config, len(examples), accelerator.num_processes)
+    if not resume and list_checkpoints(run_dir):
+        raise UserError(
+            f"{run_dir}: holds the checkpoints of an earlier run; resume it or choose another output_dir"
+        )
+    optimizer = make_optimizer(model, config)
+    unwrapped_model = model.to(accelerator.device)
+    wrapped, optimizer = accelerator.prepare(_Loss(unwrapped_model, objective), optimizer)
+    progress = _Progress(order=_order_digest(config, examples))
+    parts = {"model": unwrapped_model, "optimizer": optimizer, "progress": progress}
+    done = (load_latest(run_dir, parts, rank=accelerator.process_index) or 0) if resume else 0
+    if accelerator.is_main_process:
+        log.rewind(done)
+    if not done:
+        torch.manual_seed(config.seed * accelerator.num_processes + accelerator.process_index)
+    total = num_updates(config, len(examples))
+    lengths = [len(example) for example in examples]
+    batches = itertools.islice(iterate_batches(config, len(examples)), done, total)
+    model.train()
+    for update, rows in enumerate(batches, done + 1):
+        started = time.perf_counter()
+        _set_learning_rate(optimizer, config.learning_rate * lr_factor(update, total, config))
+        micro_batches = plan_micro_batches(
+            rows,
+            lengths,
+            config.micro_batch_tokens,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        batch = [objective.collate([examples[row] for row in micro]) for micro in micro_batches]
+        progress.window.add(run_update(wrapped, batch, objective, optimizer, config, accelerator))
+        progress.watch_skips(update, run_dir)
+        progress.seconds += time.perf_counter() - started
+        metrics: dict[str, float] = {}
+        if update % config.log_every == 0 or update == total:
+            metrics |= progress.report(
+                min(update * config.batch_size / len(examples), config.epochs), optimizer
+            )
+        if validate and (update == total or (config.validate_every and update % config.validate_every == 0)):
+            metrics |= _validate(model, validate)
+        if metrics and accelerator.is_main_process:
+            log(update, metrics)
+        if config.save_every and (update == total or update % config.save_every == 0):
+            _save(run_dir, update, parts, config, accelerator)
+    model.eval()
+
+
+def run_update(
+    wrapped: nn.Module,
+    batch: Sequence[Mapping[str, Tensor]],
+    objective: Objective,
+    optimizer: Any,
+    config: FitConfig,
+    accelerator: Any,
+) -> dict[str, float]:
+    """Do one optimiser update over micro-batches; return global sums, `count` and the gradient norm.
+
+    Every micro-batch's loss is divided by the global count, so the split does not change the gradient. A
+    non-finite loss or gradient norm leaves the weights alone and returns `skipped` 1.
+    """
+    device = accelerator.device
+    local = torch.tensor([sum(float(objective.count(micro)) for micro in batch)], device=device)
+    count = float(accelerator.reduce(local, "sum"))
+    assert count > 0, "a batch without supervision reached the loop"
+    # DDP averages gradients over the processes, the count is already global.
+    scale = accelerator.num_processes / count
+    sums: dict[str, Tensor] = {}
+    with torch.enable_grad():  # an inference engine in the same process may have switched it off
+        for index, micro in enumerate(batch):
+            is_last = index == len(batch) - 1
+            with nullcontext() if is_last else accelerator.no_sync(wrapped):
+                loss, stats = wrapped({key: value.to(device) for key, value in micro.items()})
+                accelerator.backward(loss * scale)
+            for key, value in {"loss": loss, **stats}.items():
+                sums[key] = sums.get(key, 0.0) + value.detach().double()
+    grad_norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm))
+    names = sorted(sums)
+    totals = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
+    result = dict(zip(names, totals, strict=True))
+    finite = math.isfinite(result["loss"]) and math.isfinite(grad_norm)
+    if finite:
+        optimizer.step()
+    optimizer.zero_grad()
+    tokens = sum(micro["input_ids"].numel() for micro in batch if "input_ids" in micro)
+    if not finite:
+        return {"skipped": 1.0, "tokens": tokens}
+    return {**result, "count": count, "grad_norm": grad_norm, "updates": 1.0, "tokens": tokens}
+
+
+def check_fit(config: FitConfig, num_examples: int, num_processes: int) -> None:
+    """Raise UserError for settings that cannot run. Call it before loading a model."""
+    if num_examples == 0:
+        raise UserError("no examples to train on; check the data file and fit.overlong")
+    if config.batch_size % num_processes:
+        below, above = (
+            config.batch_size // num_processes * num_processes,
+            -(-config.batch_size // num_processes),
+        )
+        raise UserError(
+            f"fit.batch_size {config.batch_size} is not divisible by the {num_processes} processes; "
+            f"use {f'{below} or ' if below else ''}{above * num_processes}"
+        )
+    if num_examples * config.epochs < num_processes:
+        raise UserError(f"{num_examples} examples are too few for {num_processes} processes; start fewer")
+    if any(not 0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"fit.betas {config.betas}: each must be in [0, 1)")
+
+
+def length_limit(model: nn.Module, config: FitConfig) -> int:
+    """Return the most tokens one example may have: the model's context or the forward's budget."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(context or config.micro_batch_tokens, config.micro_batch_tokens)
+
+
+def num_updates(config: FitConfig, num_examples: int) -> int:
+    """Return how many optimiser updates the whole run has."""
+    total = -(-num_examples * config.epochs // config.batch_size)
+    return min(total, config.max_updates) if config.max_updates else total
+
+
+def iterate_batches(config: FitConfig, num_examples: int) -> Iterator[list[int]]:
+    """Yield the example indices of each update. Each epoch is one permutation; batches run on across epochs,
+    so only the very last one can be smaller."""
+    queue: list[int] = []
+    for epoch in range(config.epochs):
+        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        queue += torch.randperm(num_examples, generator=generator).tolist()
+        while len(queue) >= config.batch_size:
+            yield queue[: config.batch_size]
+            queue = queue[config.batch_size :]
+    if queue:
+        yield queue
+
+
+def lr_factor(update: int, total: int, config: FitConfig) -> float:
+    """Return the learning rate of update 1..total as a share of the peak."""
+    warmup = round(config.warmup_ratio * total)
+    if update <= warmup:
+        return update / (warmup + 1)
+    if config.schedule == "constant":
+        return 1.0
+    # 0 at the first update after the warm-up, just short of 1 at the last, which so still learns.
+    elapsed = (update - warmup - 1) / (total - warmup)
+    decay = 1 - elapsed if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * elapsed))
+    return config.final_lr_ratio + (1 - config.final_lr_ratio) * decay
+
+
+def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
+    """Return AdamW over the trainable parameters, decaying matrices only."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=config.betas,
+        fused=True,
+    )
+
+
+class _Loss(nn.Module):
+    """Model and objective as one module: distributed wrappers hook `forward`, whatever it calls inside."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective.loss(self.model, batch)
+
+
+@dataclass
+class _Window:
+    """Sums since the last log entry."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for key, value in values.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+
+
+@dataclass
+class _Progress:
+    """What a resumed run must know beside weights and random states."""
+
+    order: dict[str, Any]
+    window: _Window = field(default_factory=_Window)
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for key, value in self.order.items():
+            if state["order"].get(key) != value:
+                raise UserError(
+                    f"cannot resume: {key} is {value} now and was {state['order'].get(key)}; "
+                    "restore it or start anew in another output_dir"
+                )
+        self.window = _Window(dict(state["window"]["sums"]))
+        self.skipped, self.skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+        self.seconds = state["seconds"]
+
+    def watch_skips(self, update: int, run_dir: str | Path) -> None:
+        """Count skipped updates; give up when nothing finite came for a while."""
+        latest = int(self.window.sums.pop("skipped", 0.0))
+        self.skipped += latest
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if latest else 0
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"update {update}: loss or gradient was not finite {MAX_SKIPPED_IN_A_ROW} times in a row; "
+                f"lower fit.learning_rate or check the data (the last checkpoint in {run_dir} is good)"
+            )
+
+    def report(self, epoch: float, optimizer: Any) -> dict[str, float]:
+        """Return the metrics of the window and start the next one."""
+        sums = self.window.sums
+        tokens, updates = sums.pop("tokens"), sums.pop("updates", 0.0)
+        count, grad_norm = sums.pop("count", 0.0), sums.pop("grad_norm", 0.0)
+        metrics = {
+            "train/lr": optimizer.param_groups[0]["lr"],
+            "train/epoch": epoch,
+            "train/skipped_updates": float(self.skipped),
+        }
+        if updates:
+            metrics |= {f"train/{name}": total / count for name, total in sums.items()}
+            metrics["train/grad_norm"] = grad_norm / updates
+        metrics["time/train_seconds"] = self.seconds
+        metrics["time/train_tokens_per_second"] = tokens / self.seconds
+        metrics["memory/peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self.window, self.seconds = _Window(), 0.0
+        return metrics
+
+
+def _set_learning_rate(optimizer: Any, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def _validate(model: nn.Module, validate: Callable[[nn.Module], Mapping[str, float]]) -> Mapping[str, float]:
+    """Validate in eval mode without moving the random generators."""
+    state = rng_state()
+    model.eval()
+    metrics = validate(model)
+    model.train()
+    set_rng_state(state)
+    return metrics
+
+
+def _save(
+    run_dir: str | Path, update: int, parts: Mapping[str, Any], config: FitConfig, accelerator: Any
+) -> None:
+    from accelerate.utils import gather_object
+
+    states = gather_object([rng_state()])
+    if accelerator.is_main_process:
+        save_checkpoint(run_dir, update, parts, keep=config.keep_checkpoints, rng_states=states)
+    accelerator.wait_for_everyone()
+
+
+def _order_digest(config: FitConfig, examples: Sequence[Any]) -> dict[str, Any]:
+    """What decides which examples form an update: a resumed run must agree with the checkpoint on it."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.id}:{len(example)};".encode())
+    return {"fit.seed": config.seed, "fit.batch_size": config.batch_size, "data": digest.hexdigest()[:16]}

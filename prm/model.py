@@ -1,0 +1,263 @@
+"""A process reward model is a two-class token classifier read at the last token of each step.
+
+It is transformers' own AutoModelForTokenClassification (class 0 wrong, 1 correct), so save_pretrained,
+from_pretrained, quantisation and inference engines work on it unchanged; how steps are joined to a text
+stands in its config. This module builds one, and turns problem and steps into token ids.
+
+    prm = new_prm("Qwen/Qwen2.5-Math-1.5B"); prm.config.step_joiner  # "\\n"
+    encoded = encode_solution(tokenizer, problem, steps, joiner="\\n", max_length=2048)
+"""
+
+import copy
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import logging
+
+from data.errors import UserError
+from data.steps import join_steps, step_end_tokens
+
+FORMAT = "stepwell"
+LABELS = {0: "wrong", 1: "correct"}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSolution:
+    """One problem with its steps as token ids."""
+
+    input_ids: list[int]
+    step_ends: list[int | None]
+    """Index in `input_ids` of the token that holds each step's last character; None beyond max_length."""
+    id: str = ""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+def new_prm(
+    backbone: PreTrainedModel | PretrainedConfig | str | Path, *, joiner: str = "\n"
+) -> PreTrainedModel:
+    """Return a float32 PRM on a copy of a causal LM's weights (model, folder or hub id), or a fresh one.
+
+    A config, or the path of a config.json, gives random weights. The head starts at zero: P(correct) is 1/2
+    everywhere. Raises UserError when the backbone cannot be read or has no token-classification class.
+    """
+    if isinstance(backbone, PreTrainedModel | PretrainedConfig):
+        config = copy.deepcopy(backbone if isinstance(backbone, PretrainedConfig) else backbone.config)
+    else:
+        config = load_config(backbone)
+    config.num_labels = 2
+    config.id2label, config.label2id = dict(LABELS), {name: index for index, name in LABELS.items()}
+    config.step_joiner, config.prm_format = joiner, FORMAT
+    try:
+        if isinstance(backbone, str | Path) and not str(backbone).endswith(".json"):
+            prm = _load(backbone, lambda: _token_classifier(backbone, config=config))
+        else:
+            prm = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{type(config).__name__} has no token-classification class in transformers"
+        ) from error
+    if isinstance(backbone, PreTrainedModel):
+        prm.base_model.load_state_dict(backbone.base_model.state_dict())
+    with torch.no_grad():
+        for parameter in classifier(prm).parameters():
+            parameter.zero_()
+    return prm
+
+
+def load_backbone(path: str | Path) -> PreTrainedModel:
+    """Return a pretrained causal LM in float32. Raises UserError when it cannot be read."""
+    from transformers import AutoModelForCausalLM
+
+    return _load(path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
+
+
+def load_prm(path: str | Path) -> PreTrainedModel:
+    """Return a saved PRM in float32. Raises UserError when it cannot be read or is none of this format."""
+    prm = _load(path, lambda: _token_classifier(path))
+    if prm.config.num_labels != 2 or getattr(prm.config, "prm_format", None) != FORMAT:
+        raise UserError(
+            f"{path}: no process reward model of this project (config.prm_format is "
+            f"{getattr(prm.config, 'prm_format', None)!r}); read other PRMs through prm.formats"
+        )
+    return prm
+
+
+def is_stepwell_prm(path: str | Path) -> bool:
+    """Return whether a folder or hub id holds a PRM of this format rather than a language model."""
+    return getattr(load_config(path), "prm_format", None) == FORMAT
+
+
+def load_config(path: str | Path) -> PretrainedConfig:
+    """Return a model config from a config.json or its folder. Raises UserError when it cannot be read."""
+    return _load(path, lambda: AutoConfig.from_pretrained(path))
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """Return a fast tokenizer from a folder or hub id. Raises UserError when there is none."""
+    declared = _load(path, lambda: get_tokenizer_config(str(path))).get("tokenizer_class")
+    # AutoTokenizer distrusts this declaration beside some model types (qwen2 for one) and then applies that
+    # model's own splitting rules to our vocabulary; the saved tokenizer.json is what the model learned from.
+    is_generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    reader = PreTrainedTokenizerFast if is_generic else AutoTokenizer
+    tokenizer = _load(path, lambda: reader.from_pretrained(path))
+    if not tokenizer.is_fast:
+        raise UserError(f"{path}: the tokenizer has no fast version, which step offsets need")
+    return tokenizer
+
+
+def classifier(model: PreTrainedModel) -> nn.Module:
+    """Return the token-classification head of any transformers model."""
+    head = getattr(model, "score", None) or getattr(model, "classifier", None)
+    if head is None:
+        raise UserError(f"{type(model).__name__} has no token-classification head")
+    return head
+
+
+def encode_solutions(
+    tokenizer: Any,
+    problems: Sequence[str],
+    solutions: Sequence[Sequence[str]],
+    *,
+    joiner: str,
+    max_length: int | None = None,
+    ids: Sequence[str] | None = None,
+) -> list[EncodedSolution]:
+    """Return the token ids of problem, joiner, step, joiner, step ..., and where each step ends.
+
+    The text is tokenised as one piece, with the tokenizer's own BOS and without any EOS. Tokens beyond
+    `max_length` are cut, and the steps that end there get None; no other step moves.
+    """
+    if not problems:
+        return []
+    joined = [join_steps(problem, steps, joiner) for problem, steps in zip(problems, solutions, strict=True)]
+    encoded = tokenizer(
+        [text for text, _ in joined], return_offsets_mapping=True, return_special_tokens_mask=True
+    )
+    names = ids or [""] * len(joined)
+    out = []
+    for (text, spans), name, tokens, offsets, special in zip(
+        joined,
+        names,
+        encoded["input_ids"],
+        encoded["offset_mapping"],
+        encoded["special_tokens_mask"],
+        strict=True,
+    ):
+        # Tokens that a template puts after the text (EOS, SEP) would sit behind the last step for no reason.
+        while special and special[-1] and offsets[-1] == (0, 0):
+            tokens, offsets, special = tokens[:-1], offsets[:-1], special[:-1]
+        ends = step_end_tokens(spans, _char_ends(offsets, len(text)))
+        keep = len(tokens) if max_length is None else min(len(tokens), max_length)
+        ends = [end if end is not None and end < keep else None for end in ends]
+        out.append(EncodedSolution(tokens[:keep], ends, name))
+    return out
+
+
+def encode_solution(
+    tokenizer: Any, problem: str, steps: Sequence[str], *, joiner: str, max_length: int | None = None
+) -> EncodedSolution:
+    """Return `encode_solutions` of a single solution."""
+    return encode_solutions(tokenizer, [problem], [steps], joiner=joiner, max_length=max_length)[0]
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Return whether every attention layer looks back only: right padding then never reaches a real token.
+
+    Models without such layers (recurrent ones) count as not causal here and get an attention mask.
+    """
+    flags = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    return bool(flags) and all(flags)
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Return the most positions a model knows, None when its config names no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def pad_right(batch: Sequence[EncodedSolution]) -> tuple[Tensor, Tensor]:
+    """Return input_ids (B, T) i64, padded with 0, and attention_mask (B, T) bool."""
+    width = max(len(solution) for solution in batch)
+    input_ids = torch.zeros(len(batch), width, dtype=torch.long)
+    attention_mask = torch.zeros(len(batch), width, dtype=torch.bool)
+    for row, solution in enumerate(batch):
+        input_ids[row, : len(solution)] = torch.tensor(solution.input_ids)
+        attention_mask[row, : len(solution)] = True
+    return input_ids, attention_mask
+
+
+def step_logits(
+    prm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """Return float32 logits (N, 2) at the N places (rows, columns) of right-padded input_ids (B, T).
+
+    The head runs at these places only. A causal decoder gets no attention mask: right padding stands behind
+    everything that is read, and unmasked attention takes the faster kernel.
+    """
+    options = {"use_cache": False} if is_causal(prm) else {"attention_mask": attention_mask}
+    hidden = prm.base_model(input_ids=input_ids, **options)[0]  # (B, T, H)
+    picked = hidden[rows, columns]  # (N, H)
+    if isinstance(getattr(prm, "dropout", None), nn.Module):
+        picked = prm.dropout(picked)
+    return classifier(prm)(picked).float()
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
+    """Raise UserError when the tokenizer makes ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows; "
+            "set vocab_size in the model config, or use the tokenizer that belongs to the model"
+        )
+
+
+def _token_classifier(path: str | Path, **options: Any) -> PreTrainedModel:
+    """from_pretrained without its table of missing weights: a new head is what is asked for."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        return AutoModelForTokenClassification.from_pretrained(path, dtype=torch.float32, **options)
+    finally:
+        logging.set_verbosity(level)
+
+
+def _char_ends(offsets: Sequence[tuple[int, int]], length: int) -> list[int]:
+    """Characters complete after each token: all before the next token starts.
+
+    So a character spread over several tokens ends at the last of them, and white space that the tokenizer
+    drops belongs to the token before it.
+    """
+    return list(itertools.accumulate([start for start, _ in offsets[1:]] + [length], max))
+
+
+def _load(path: str | Path, read: Any) -> Any:
+    if not Path(path).exists() and (isinstance(path, Path) or _is_surely_local(path)):
+        raise UserError(f"{path}: no such file or folder (working folder: {Path.cwd()})")
+    try:
+        return read()
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: cannot be loaded ({first}); give a local folder or a hub id") from error
+
+
+def _is_surely_local(path: str) -> bool:
+    """A hub id is `name` or `owner/name`; anything else is a path, and asking the hub for it takes long."""
+    return path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".json")

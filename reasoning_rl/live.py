@@ -1,0 +1,105 @@
+"""What a run shows while it runs: a bar with the time left and the few numbers that matter.
+
+In a terminal one live line; elsewhere (a file, a pipe, CI) a plain line every few seconds.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Live:
+    """A context manager around one stage of `total` iterations; call `watch` (of RunLog) or `advance`.
+
+    shown: metric names to print, with the label they get.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        *,
+        shown: Mapping[str, str] | None = None,
+        console: Console | None = None,
+        every_seconds: float = 15.0,
+    ) -> None:
+        self.title, self.total = title, total
+        self.shown = dict(shown or {})
+        self.console = console or Console(stderr=True)
+        self.every_seconds = every_seconds
+        self.started = self.last_line = time.monotonic()
+        self.first: int | None = None
+        self.values: dict[str, float] = {}
+        self.progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.progress = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.completed}/{task.total}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}"),
+                console=self.console,
+            )
+            self.progress.start()
+            self.task = self.progress.add_task(self.title, total=self.total, numbers="")
+        else:
+            self.console.print(f"{self.title}: {self.total} to do")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+        elif kind is None:
+            self.console.print(f"{self.title}: done in {time.monotonic() - self.started:.0f} s")
+
+    def watch(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Show iteration `iteration` of `total` with its metrics."""
+        self.values |= {label: metrics[name] for name, label in self.shown.items() if name in metrics}
+        self.advance(iteration)
+
+    def advance(self, done: int) -> None:
+        """Show that `done` of `total` are finished."""
+        if self.first is None:
+            self.first = done  # a resumed run starts in the middle
+        if self.progress is not None:
+            self.progress.update(self.task, completed=done, numbers=self._numbers())
+            return
+        now = time.monotonic()
+        if now - self.last_line >= self.every_seconds:
+            self.last_line = now
+            self.console.print(f"{self.title}: {done}/{self.total}{self._left(now, done)} {self._numbers()}")
+
+    def _left(self, now: float, done: int) -> str:
+        fresh = done - (self.first or 0)
+        if fresh <= 0:
+            return ""
+        seconds = (now - self.started) / fresh * (self.total - done)
+        return f", {seconds:.0f} s left"
+
+    def _numbers(self) -> str:
+        return "  ".join(f"{label} {value:.3g}" for label, value in self.values.items())
+
+
+def seconds_text(seconds: float) -> str:
+    """Return "3 min 05 s" or "12.3 s"."""
+    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s" if seconds >= 60 else f"{seconds:.1f} s"
+
+
+def table_text(rows: Iterable[tuple[str, str]]) -> str:
+    """Return two aligned columns."""
+    rows = list(rows)
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in rows)

@@ -1,0 +1,126 @@
+"""Actor and critic: the only place where predictions are shifted onto the tokens they speak of.
+
+B rollouts, T tokens, N action tokens, H width, V vocabulary. Rows are right-padded and causal, so no
+attention mask is needed: padding stands after everything that counts.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
+
+from data.errors import UserError
+from reasoning_rl.functional import entropy, token_logprobs
+
+
+class Actor(nn.Module):
+    """A causal LM that returns the logprobs of the tokens it is shown. Also serves as reference."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, input_ids: Tensor, action_mask: Tensor, *, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Return (logprobs, entropies), both (B, T) f32 and 0 off `action_mask`.
+
+        logprobs[:, t] = log pi(x_t | x_<t) at the sampling temperature. The LM head runs on action positions
+        only, so no (B, T, V) tensor exists.
+        """
+        hidden = decoder(self.model)(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
+        before = hidden[:, :-1][action_mask[:, 1:]]  # (N, H): the state that predicts each action
+        logits = self.model.get_output_embeddings()(before).float() / max(temperature, 1e-6)  # (N, V)
+        logprobs = token_logprobs(logits, input_ids[action_mask])
+        zeros = logprobs.new_zeros(input_ids.shape)
+        return (
+            zeros.masked_scatter(action_mask, logprobs),
+            zeros.masked_scatter(action_mask, entropy(logits).detach()),
+        )
+
+
+class Critic(nn.Module):
+    """A token classifier with one output: the value of the state before each token."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, action_mask: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (values (B, T) with values[:, t] = V(x_<t), 0 off `action_mask`; final values (B,)).
+
+        The final value is that of the whole text: what a truncated response is bootstrapped with.
+        """
+        after = (
+            self.model(input_ids=input_ids, use_cache=False).logits.squeeze(-1).float()
+        )  # (B, T): V(x_<=t)
+        values = torch.cat([torch.zeros_like(after[:, :1]), after[:, :-1]], dim=1)
+        final = after.gather(1, (lengths - 1)[:, None]).squeeze(1)
+        return values * action_mask, final
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout rate to 0, whatever mode the model is put in."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def decoder(model: PreTrainedModel) -> nn.Module:
+    """The transformer below the LM head."""
+    return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+
+
+def load_policy(path: str, *, what: str = "policy") -> tuple[PreTrainedModel, Any]:
+    """Return (causal LM in f32, tokenizer) from a folder or hub id. Raises UserError with the remedy."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{what} '{path}' cannot be loaded: {_first_line(error)}") from error
+    return model, tokenizer
+
+
+def critic_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
+    """Return a one-output token classifier with the policy's backbone and a zero head (it predicts 0)."""
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    critic = AutoModelForTokenClassification.from_config(config, attn_implementation="sdpa")
+    decoder(critic).load_state_dict(decoder(policy).state_dict())
+    with torch.no_grad():
+        for parameter in _head(critic).parameters():
+            parameter.zero_()
+    return critic.float()
+
+
+def critic_from_prm(prm: PreTrainedModel) -> PreTrainedModel:
+    """Return a one-output token classifier that starts from a two-class PRM's judgement.
+
+    The value head is a quarter of the difference of the class logits: the first-order expansion of
+    P(correct) - 1/2, so the critic already orders states as the PRM does before its pre-training.
+    """
+    critic = critic_from_policy(prm)
+    source, target = _head(prm), _head(critic)
+    with torch.no_grad():
+        target.weight.copy_((source.weight[1] - source.weight[0])[None] / 4)
+        if target.bias is not None and source.bias is not None:
+            target.bias.copy_((source.bias[1] - source.bias[0])[None] / 4)
+    return critic
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    head = getattr(model, "score", None) or getattr(model, "classifier", None)
+    if not isinstance(head, nn.Linear):
+        raise UserError(f"{type(model).__name__} has no linear token-classification head to read")
+    return head
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

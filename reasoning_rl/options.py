@@ -1,0 +1,127 @@
+"""Command-line options of a settings class: `--update.learning-rate 1e-4` over a YAML file over a preset.
+
+Not a general argument parser: one dotted option a field, values read as YAML, all checks left to the settings
+class, so that a file and a command line give the same errors.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from data.errors import UserError, did_you_mean
+from data.settings import read_yaml
+from reasoning_rl.config import merge
+
+
+@dataclass
+class Parsed:
+    """What a command line said."""
+
+    values: dict[str, Any]
+    """Nested settings: the file's, with the options laid on them."""
+    flags: set[str] = field(default_factory=set)
+    positional: list[str] = field(default_factory=list)
+    where: str = "command line"
+
+
+def parse(
+    args: Sequence[str],
+    model: type[BaseModel],
+    *,
+    flags: Sequence[str] = (),
+    positional: int = 0,
+) -> Parsed:
+    """Read `--config FILE`, `--name value`, `--name=value` and bare `--flag`s.
+
+    Raises UserError for an unknown option (with the nearest ones), a missing value or a stray word.
+    """
+    known = set(field_names(model))
+    parsed = Parsed(values={})
+    options: dict[str, Any] = {}
+    queue = list(args)
+    while queue:
+        word = queue.pop(0)
+        if not word.startswith("--"):
+            if len(parsed.positional) >= positional:
+                raise UserError(f"unexpected word '{word}'; options look like --name value (see --help)")
+            parsed.positional.append(word)
+            continue
+        name, _, value = word[2:].partition("=")
+        dotted = name.replace("-", "_")
+        if dotted in flags:
+            parsed.flags.add(dotted)
+            continue
+        if dotted != "config" and dotted not in known:
+            raise UserError(f"unknown option --{name}" + _nearest(dotted, [*known, *flags, "config"]))
+        if "=" not in word:
+            if not queue or queue[0].startswith("--"):
+                raise UserError(f"option --{name} needs a value: --{name} VALUE")
+            value = queue.pop(0)
+        if dotted == "config":
+            parsed.values, parsed.where = read_yaml(value), value
+        else:
+            options = merge(options, _nest(dotted.split("."), _value(value)))
+    parsed.values = merge(parsed.values, options)
+    return parsed
+
+
+def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the dotted names of all leaf fields."""
+    names = []
+    for name, info in model.model_fields.items():
+        nested = _nested(info)
+        names += field_names(nested, f"{prefix}{name}.") if nested else [prefix + name]
+    return names
+
+
+def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
+    """Return (option with its default, docstring) of every field, for --help."""
+    rows = []
+    for name, info in model.model_fields.items():
+        nested = _nested(info)
+        if nested:
+            rows += describe(nested, f"{prefix}{name}.")
+            continue
+        default = "required" if info.is_required() else _shown(info.get_default(call_default_factory=True))
+        text = " ".join((info.description or "").split())
+        rows.append((f"--{prefix}{name.replace('_', '-')} ({default})", text))
+    return rows
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nested(info: FieldInfo) -> type[BaseModel] | None:
+    kind = info.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _value(text: str) -> Any:
+    """YAML's reading, but 1e-4 is a number, and none switches a setting off."""
+    if text.lower() in ("none", "null"):
+        return None
+    try:
+        return float(text) if "e" in text.lower() and text[:1] in "+-.0123456789" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+def _nest(path: list[str], value: Any) -> dict[str, Any]:
+    return {path[0]: _nest(path[1:], value) if len(path) > 1 else value}
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """Match the last part too: --learning-rate finds update.learning_rate."""
+    ends = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+    near = ends or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if near:
+        return "; did you mean " + " or ".join(f"--{n.replace('_', '-')}" for n in near[:3]) + "?"
+    return did_you_mean(name, known) + " (see --help)"

@@ -1,0 +1,212 @@
+"""Supervised fine-tuning on prompt-response pairs: next-token loss on the response and its end token only.
+
+The LM head runs on the positions that are supervised, so no (B, T, V) tensor exists. No packing: sequences
+are length-sorted under a token budget instead, which leaves attention and positions untouched.
+
+    encoded = encode_pairs(tokenizer, [("2 + 2 =", " 4")], max_length=512)
+    fit(model, encoded, NextToken(), FitConfig(), accelerator=accelerator, run_dir="runs/sft", log=log)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from data.errors import UserError, did_you_mean
+from data.files import read_jsonl
+from data.protocols import MetricLog
+from data.settings import Settings
+from prm.batching import drop_overlong
+from prm.checkpoint import save_model
+from prm.fit import FitConfig, check_fit, fit
+from prm.model import check_vocabulary, is_causal, load_backbone, load_config, load_tokenizer
+
+
+class SFTConfig(Settings):
+    """Supervised fine-tuning of a causal language model."""
+
+    model: str | None = None
+    """Folder or hub id of a causal LM to start from; null: off, use model_config."""
+    model_config_file: str | None = None
+    """Path of a transformers config.json to start from random weights; null: off, use model."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer; null: the model's own."""
+    data: str
+    """JSON lines, one prompt and response each (.jsonl or .jsonl.gz)."""
+    prompt_field: str = "prompt"
+    """Name of the prompt in a row."""
+    response_field: str = "response"
+    """Name of the response in a row."""
+    output_dir: str = "runs/sft"
+    """Checkpoints go to checkpoints/ in it, the trained model to model/."""
+    max_length: int = Field(1024, ge=2)
+    """Most tokens of prompt, response and end token together."""
+    fit: FitConfig = FitConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """Token ids of a prompt followed by its response and the end-of-sequence token."""
+
+    input_ids: list[int]
+    prompt_length: int
+    id: str = ""
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+
+class NextToken:
+    """Cross-entropy of the response tokens, summed.
+
+    B rows, T tokens, N supervised tokens, H width, V vocabulary.
+    """
+
+    def collate(self, examples: Sequence[EncodedPair]) -> dict[str, Tensor]:
+        """Return input_ids, attention_mask and target_mask (B, T): True on tokens to be predicted."""
+        width = max(len(example) for example in examples)
+        input_ids = torch.zeros(len(examples), width, dtype=torch.long)
+        attention_mask = torch.zeros(len(examples), width, dtype=torch.bool)
+        target_mask = torch.zeros(len(examples), width, dtype=torch.bool)
+        for row, example in enumerate(examples):
+            input_ids[row, : len(example)] = torch.tensor(example.input_ids)
+            attention_mask[row, : len(example)] = True
+            # Nothing stands before the first token, so it is never a target.
+            target_mask[row, max(example.prompt_length, 1) : len(example)] = True
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "target_mask": target_mask}
+
+    def count(self, batch: Mapping[str, Tensor]) -> float:
+        return float(batch["target_mask"].sum())
+
+    def loss(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = next_token_logits(model, batch)  # (N, V)
+        targets = batch["input_ids"][batch["target_mask"]]  # (N,)
+        loss = cross_entropy(logits, targets, reduction="sum")
+        return loss, {"accuracy": (logits.detach().argmax(-1) == targets).sum()}
+
+
+def next_token_logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return float32 logits (N, V) that predict each token under `target_mask`, in row order."""
+    mask = None if is_causal(model) else batch["attention_mask"]
+    before = batch["target_mask"][:, 1:]  # (B, T-1): position t predicts token t+1
+    if _has_plain_head(model):
+        hidden = model.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False)[
+            0
+        ]  # (B, T, H)
+        return model.get_output_embeddings()(hidden[:, :-1][before]).float()
+    # Scaled or soft-capped logits are the model's own business: let it compute every position any row needs.
+    columns = before.any(0).nonzero().squeeze(1)
+    output = model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=columns)
+    return output.logits[before[:, columns]].float()
+
+
+def _has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether the logits are nothing but lm_head(hidden)."""
+    config = model.config.get_text_config()
+    special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")
+    if any(getattr(config, name, None) for name in special):
+        return False
+    return getattr(model, "lm_head", None) is model.get_output_embeddings()
+
+
+def encode_pairs(
+    tokenizer: Any,
+    pairs: Sequence[tuple[str, str]],
+    max_length: int | None = None,
+    *,
+    overlong: Literal["error", "skip"] = "error",
+    ids: Sequence[str] | None = None,
+) -> list[EncodedPair]:
+    """Return prompt ids (with the tokenizer's BOS, if it has one), response ids and EOS of every pair.
+
+    Prompt and response are tokenised apart, as a generator does that is given the prompt alone. Nothing is
+    truncated: longer than `max_length` is a UserError naming the pair, or the pair is left out ("skip").
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no EOS token, so a response cannot end; set tokenizer.eos_token")
+    if not pairs:
+        return []
+    prompts = tokenizer([prompt for prompt, _ in pairs], return_special_tokens_mask=True)
+    responses = tokenizer([response for _, response in pairs], add_special_tokens=False)["input_ids"]
+    encoded = []
+    for index, (prompt, special, response) in enumerate(
+        zip(prompts["input_ids"], prompts["special_tokens_mask"], responses, strict=True)
+    ):
+        # A template that closes the prompt with EOS or SEP would end the text before the response.
+        while len(prompt) > 1 and special[len(prompt) - 1] and prompt[-1] in _closing(tokenizer):
+            prompt = prompt[:-1]
+        name = ids[index] if ids else f"pair {index}"
+        encoded.append(EncodedPair([*prompt, *response, tokenizer.eos_token_id], len(prompt), name))
+        if len(encoded[-1]) < 2:
+            raise UserError(f"{name}: prompt and response are both empty; remove it")
+    if max_length is None:
+        return encoded
+    return drop_overlong(encoded, max_length, overlong)[0]
+
+
+def read_pairs(
+    path: str | Path, prompt_field: str, response_field: str
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Return (prompt, response) pairs of a JSON-lines file and their places "file:line"."""
+    pairs, places = [], []
+    for line, row in read_jsonl(path):
+        values = []
+        for name, setting in ((prompt_field, "prompt_field"), (response_field, "response_field")):
+            if not isinstance(row.get(name), str):
+                raise UserError(f"{path}:{line}: no text field '{name}' ({setting}){did_you_mean(name, row)}")
+            values.append(row[name])
+        pairs.append((values[0], values[1]))
+        places.append(f"{path}:{line}")
+    if not pairs:
+        raise UserError(f"{path}: holds no pairs")
+    return pairs, places
+
+
+def train_sft(
+    config: SFTConfig,
+    *,
+    accelerator: Any,
+    log: MetricLog,
+    validate: Callable[[Any], Mapping[str, float]] | None = None,
+    resume: bool = False,
+) -> Path:
+    """Run supervised fine-tuning as configured; return the folder of the trained model."""
+    if (config.model is None) == (config.model_config_file is None):
+        raise UserError("give exactly one of model and model_config_file")
+    if config.model is None and config.tokenizer is None:
+        raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
+    pairs, places = read_pairs(config.data, config.prompt_field, config.response_field)
+    check_fit(config.fit, len(pairs), accelerator.num_processes)
+    tokenizer = load_tokenizer(config.tokenizer or config.model or "")
+    encoded = encode_pairs(tokenizer, pairs, config.max_length, overlong=config.fit.overlong, ids=places)
+    if config.model:
+        model = load_backbone(config.model)
+    else:
+        torch.manual_seed(config.fit.seed)
+        model = AutoModelForCausalLM.from_config(load_config(config.model_config_file), dtype=torch.float32)
+    check_vocabulary(model, tokenizer)
+    fit(
+        model,
+        encoded,
+        NextToken(),
+        config.fit,
+        accelerator=accelerator,
+        run_dir=config.output_dir,
+        log=log,
+        validate=validate,
+        resume=resume,
+    )
+    folder = Path(config.output_dir) / "model"
+    if accelerator.is_main_process:
+        save_model(folder, model, tokenizer)
+    return folder
+
+
+def _closing(tokenizer: Any) -> set[int | None]:
+    return {tokenizer.eos_token_id, tokenizer.sep_token_id}

@@ -1,0 +1,55 @@
+"""Shared by the RL tests: a tiny random policy over the arithmetic world, and an exact scorer."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from data.arithmetic import judge_steps, label_solution, make_problems
+from data.schema import Problem, Verdict
+from data.world_tokenizer import word_tokenizer
+
+
+def tiny_policy(tokenizer: Any, seed: int = 0, hidden: int = 32) -> Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+class OracleScorer:
+    """A StepScorer that knows: 1 while every step so far is right, 0 afterwards."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = {p.text: p for p in problems}
+
+    def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        out: list[list[float | None]] = []
+        for text, steps in zip(problems, solutions, strict=True):
+            right = True
+            row: list[float | None] = []
+            for verdict in judge_steps(self.problems[text], steps):
+                right = right and verdict == "right"
+                row.append(float(right))
+            out.append(row)
+        return out
+
+
+def oracle_grader(problem: Problem, response: str) -> Verdict:
+    return Verdict("correct" if label_solution(problem, response).answer_correct else "wrong")
+
+
+def world(count: int = 64, seed: int = 0) -> tuple[Any, list[Problem]]:
+    return word_tokenizer(), make_problems(count, seed, split="train")
