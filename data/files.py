@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}: no such file; check the path (working folder: {Path.cwd()})") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{number}: broken JSON ({error.msg} at column {error.colno})") from error
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError, OSError) as error:
+    except (EOFError, zlib.error, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: unreadable after line {number} ({error})") from error
 
 
@@ -49,6 +50,7 @@ def write_atomically(path: str | Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot write ({error.strerror or error}); the old file is kept") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot write ({reason}); the old file is kept") from error

@@ -253,7 +253,7 @@ def policy_loss(
     mask: Tensor,
     *,
     clip_range: float,
-    num_tokens: int | Tensor,
+    num_tokens: float | Tensor,
     clip_range_high: float | None = None,
     dual_clip: float | None = None,
     weights: Tensor | None = None,
@@ -304,7 +304,7 @@ def value_loss(
     returns: Tensor,
     mask: Tensor,
     *,
-    num_tokens: int | Tensor,
+    num_tokens: float | Tensor,
     value_clip_range: float | None = None,
 ) -> tuple[Tensor, ValueStats]:
     """Return half the squared error of the critic (scalar) and its statistics; all tensors are (B, T).
@@ -332,7 +332,9 @@ def value_loss(
     return total / _divisor(num_tokens), stats
 
 
-def next_token_loss(logprobs: Tensor, mask: Tensor, *, num_tokens: int | Tensor) -> tuple[Tensor, TokenStats]:
+def next_token_loss(
+    logprobs: Tensor, mask: Tensor, *, num_tokens: float | Tensor
+) -> tuple[Tensor, TokenStats]:
     """Return the mean negative log-likelihood (scalar, nats per token) of given text, and its statistics.
 
     The PPO-ptx term when the text is demonstrations. `logprobs` (B, T) as from `token_logprobs`.
@@ -362,7 +364,7 @@ def _over_ranks(reduce: Reduce | None, *sums: Tensor) -> tuple[Tensor, ...]:
     return (stacked if reduce is None else reduce(stacked)).unbind()
 
 
-def _divisor(num_tokens: int | Tensor) -> Tensor:
+def _divisor(num_tokens: float | Tensor) -> Tensor:
     """The count as a tensor, at least 1: a minibatch without any action has loss 0, not 0 / 0."""
     return torch.as_tensor(num_tokens).clamp(min=1)
 

@@ -5,13 +5,13 @@ attention mask is needed: padding stands after everything that counts.
 """
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedModel
+from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from data.errors import UserError
+from prm.model import classifier
 from reasoning_rl.functional import entropy, token_logprobs
 
 
@@ -23,22 +23,25 @@ class Actor(nn.Module):
         self.model = model
 
     def forward(
-        self, input_ids: Tensor, action_mask: Tensor, *, temperature: float = 1.0
+        self,
+        input_ids: Tensor,
+        action_mask: Tensor,
+        *,
+        temperature: float = 1.0,
+        with_entropy: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Return (logprobs, entropies), both (B, T) f32 and 0 off `action_mask`.
 
         logprobs[:, t] = log pi(x_t | x_<t) at the sampling temperature. The LM head runs on action positions
-        only, so no (B, T, V) tensor exists.
+        only, so no (B, T, V) tensor exists. Entropies are all 0 unless asked for: they cost another (N, V).
         """
         hidden = decoder(self.model)(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
         before = hidden[:, :-1][action_mask[:, 1:]]  # (N, H): the state that predicts each action
         logits = self.model.get_output_embeddings()(before).float() / max(temperature, 1e-6)  # (N, V)
         logprobs = token_logprobs(logits, input_ids[action_mask])
         zeros = logprobs.new_zeros(input_ids.shape)
-        return (
-            zeros.masked_scatter(action_mask, logprobs),
-            zeros.masked_scatter(action_mask, entropy(logits).detach()),
-        )
+        entropies = zeros.masked_scatter(action_mask, entropy(logits)) if with_entropy else zeros
+        return zeros.masked_scatter(action_mask, logprobs), entropies
 
 
 class Critic(nn.Module):
@@ -75,18 +78,6 @@ def decoder(model: PreTrainedModel) -> nn.Module:
     return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
 
 
-def load_policy(path: str, *, what: str = "policy") -> tuple[PreTrainedModel, Any]:
-    """Return (causal LM in f32, tokenizer) from a folder or hub id. Raises UserError with the remedy."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{what} '{path}' cannot be loaded: {_first_line(error)}") from error
-    return model, tokenizer
-
-
 def critic_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
     """Return a one-output token classifier with the policy's backbone and a zero head (it predicts 0)."""
     config = copy.deepcopy(policy.config)
@@ -96,6 +87,7 @@ def critic_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in _head(critic).parameters():
             parameter.zero_()
+    disable_dropout(critic)
     return critic.float()
 
 
@@ -115,12 +107,7 @@ def critic_from_prm(prm: PreTrainedModel) -> PreTrainedModel:
 
 
 def _head(model: PreTrainedModel) -> nn.Linear:
-    head = getattr(model, "score", None) or getattr(model, "classifier", None)
+    head = classifier(model)
     if not isinstance(head, nn.Linear):
         raise UserError(f"{type(model).__name__} has no linear token-classification head to read")
     return head
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

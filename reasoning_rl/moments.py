@@ -145,7 +145,7 @@ class FixedKL:
 
 
 class AdaptiveKL:
-    """A KL coefficient steered towards a target KL: section 2.2, arXiv:1909.08593.
+    """A KL coefficient steered towards a target KL (arXiv:1909.08593).
 
     target: nats per *response* (summed over its tokens). horizon: rollouts in which a relative
     error of 1, were it not clipped, would double the coefficient. clip: bound on the relative error.

@@ -5,6 +5,7 @@
 B rollouts, T tokens. What is built elsewhere (models, scorer, grader, log) is handed in.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from data.schema import Problem, Sampling
 from prm.checkpoint import list_checkpoints, load_latest, rng_state, save_checkpoint
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.experience import collect, rollout_metrics, score_rollout, task_rewards
-from reasoning_rl.functional import explained_variance, gae, kl_estimate, whiten
+from reasoning_rl.functional import explained_variance, gae, kl_estimate, masked_moments, whiten
 from reasoning_rl.models import Actor, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
 from reasoning_rl.rollout.hf import HFGenerator
@@ -201,9 +202,9 @@ def run_ppo(
         learner.set_learning_rates(iteration)
         metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
         clock.lap("update")
-        if not pretraining:
+        if not pretraining:  # until then the policy is its reference: nothing to follow or to steer
             learner.update_reference()
-        learner.kl.update(metrics["policy/kl_per_response"], len(experience))
+            learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
         generator.version = iteration
         metrics |= rollout_metrics(rollout, scores, totals)
         metrics["kl/coef"] = learner.kl.coef
@@ -244,7 +245,7 @@ def make_experience(
         _, returns = gae(
             rewards, real_values, mask, gamma=config.gamma, lam=critic_lam, bootstrap_values=bootstrap
         )
-    variance = explained_variance(real_values, returns, mask)
+    variance = explained_variance(real_values, returns, mask, reduce=learner.reduce)
     if learner.config.critic.value_norm:
         learner.value_norm.update(returns[mask], reduce=learner.reduce)
         returns = learner.value_norm.normalise(returns) * mask
@@ -252,16 +253,11 @@ def make_experience(
         advantages = whiten(advantages, mask, reduce=learner.reduce)
     if config.advantage_clip is not None:
         advantages = advantages.clamp(-config.advantage_clip, config.advantage_clip)
-    num_tokens = mask.sum().clamp(min=1)
-    mismatch = ((old_logprobs - rollout.behaviour_logprobs).abs() * mask).max()
-    metrics = {
-        "policy/kl_per_response": (kl.sum() / len(rollout.lengths)).item(),
-        "policy/entropy": (entropies.sum() / num_tokens).item(),
-        "policy/perplexity": (-(old_logprobs * mask).sum() / num_tokens).exp().item(),
-        "policy/behaviour_mismatch": mismatch.item(),
+    metrics = _policy_monitors(learner, rollout, old_logprobs, kl, entropies)
+    metrics |= {
         "critic/explained_variance": float(variance),
-        "critic/value": ((real_values * mask).sum() / num_tokens).item(),
-        "critic/return": ((returns * mask).sum() / num_tokens).item(),
+        "critic/value": masked_mean(learner, real_values, mask),
+        "critic/return": masked_mean(learner, returns, mask),
     }
     experience = Experience(
         input_ids=rollout.input_ids,
@@ -273,6 +269,28 @@ def make_experience(
         returns=returns,
     )
     return experience, metrics
+
+
+def _policy_monitors(
+    learner: Learner, rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
+) -> dict[str, float]:
+    """Monitors of the policy over all processes; the mismatch is this process's largest."""
+    mask = rollout.action_mask
+    sums = torch.stack([kl.sum(), torch.tensor(float(len(rollout.lengths)))]).double()
+    kl_sum, num_responses = learner.reduce(sums).tolist()
+    mismatch = ((old_logprobs - rollout.behaviour_logprobs).abs() * mask).max()
+    return {
+        "policy/kl_per_response": kl_sum / num_responses,
+        "policy/entropy": masked_mean(learner, entropies, mask),
+        "policy/perplexity": math.exp(-masked_mean(learner, old_logprobs, mask)),
+        "policy/behaviour_mismatch": mismatch.item(),
+    }
+
+
+def masked_mean(learner: Learner, values: Tensor, mask: Tensor) -> float:
+    """Mean over the masked tokens of all processes; 0 where there are none."""
+    mean, _, _ = masked_moments(values, mask, reduce=learner.reduce)
+    return float(mean)
 
 
 @torch.no_grad()
@@ -290,7 +308,7 @@ def forward_rollout(learner: Learner, rollout: Rollout) -> tuple[Tensor, ...]:
         input_ids = rollout.input_ids[rows, :width].to(device)
         mask = rollout.action_mask[rows, :width].to(device)
         temperature = config.rollout.temperature
-        logprobs, entropies = learner.actor(input_ids, mask, temperature=temperature)
+        logprobs, entropies = learner.actor(input_ids, mask, temperature=temperature, with_entropy=True)
         ref_logprobs, _ = learner.reference(input_ids, mask, temperature=temperature)
         values, final = learner.critic(input_ids, mask, rollout.lengths[rows].to(device))
         for plane, part in zip(planes, (logprobs, ref_logprobs, entropies, values), strict=True):

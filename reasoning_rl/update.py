@@ -85,7 +85,10 @@ def _update_minibatch(
 def _policy_loss(learner: "Learner", micro: Experience, num_tokens: float, sums: dict[str, Tensor]) -> Tensor:
     update = learner.config.update
     logprobs, entropies = learner.actor(
-        micro.input_ids, micro.action_mask, temperature=learner.config.rollout.temperature
+        micro.input_ids,
+        micro.action_mask,
+        temperature=learner.config.rollout.temperature,
+        with_entropy=update.entropy_coef > 0,
     )
     loss, stats = policy_loss(
         logprobs,
@@ -103,6 +106,7 @@ def _policy_loss(learner: "Learner", micro: Experience, num_tokens: float, sums:
     _add(sums, "policy/clipfrac", stats.clipped)
     _add(sums, "policy/approx_kl", stats.approx_kl)
     _add(sums, "policy/ratio", stats.ratio)
+    _add(sums, "policy/dual_clipfrac", stats.dual_clipped)
     return loss
 
 

@@ -1,14 +1,20 @@
 """Shared by the RL tests: a tiny random policy over the arithmetic world, and an exact scorer."""
 
 from collections.abc import Sequence
+from functools import cache
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from data.arithmetic import judge_steps, label_solution, make_problems
 from data.schema import Problem, Verdict
 from data.world_tokenizer import word_tokenizer
+from prm.fit import FitConfig, fit
+from reasoning_rl.sft import NextToken, encode_pairs
+from reasoning_rl.telemetry import RunLog
 
 
 def tiny_policy(tokenizer: Any, seed: int = 0, hidden: int = 32) -> Qwen2ForCausalLM:
@@ -27,6 +33,26 @@ def tiny_policy(tokenizer: Any, seed: int = 0, hidden: int = 32) -> Qwen2ForCaus
         bos_token_id=None,
     )
     return Qwen2ForCausalLM(config).eval()
+
+
+@cache
+def _taught() -> tuple[Any, dict[str, torch.Tensor]]:
+    tokenizer, problems = world(1600, seed=11)
+    model = tiny_policy(tokenizer, hidden=48)
+    pairs = encode_pairs(tokenizer, [(f"{p.text}\n", p.solution) for p in problems])
+    with TemporaryDirectory() as folder:
+        config = FitConfig(learning_rate=1e-2, batch_size=16)
+        accelerator = Accelerator(cpu=True)
+        fit(model, pairs, NextToken(), config, accelerator=accelerator, run_dir=folder, log=RunLog(folder))
+    return tokenizer, model.state_dict()
+
+
+def taught_policy() -> tuple[Any, Qwen2ForCausalLM]:
+    """A policy that knows the form of a solution, ends it, and mostly computes it wrong."""
+    tokenizer, state = _taught()
+    model = tiny_policy(tokenizer, hidden=48)
+    model.load_state_dict(state)
+    return tokenizer, model.eval()
 
 
 class OracleScorer:

@@ -111,6 +111,10 @@ def test_a_step_beyond_the_limit_is_named_or_counted(caplog):
     (cut,) = label_solutions(TOKENIZER, [solution], joiner="\n", limit=limit, overlong="skip")
     assert cut.places == whole.places[:2]
     assert "1 labelled steps end beyond" in caplog.text
+    exact = whole.places[2] + 1
+    assert label_solutions(TOKENIZER, [solution], joiner="\n", limit=exact) == [whole]
+    with pytest.raises(UserError, match="step 2"):
+        label_solutions(TOKENIZER, [solution], joiner="\n", limit=exact - 1)
     with pytest.raises(UserError, match="none of the solutions has a labelled step"):
         label_solutions(TOKENIZER, [solution], joiner="\n", limit=1, overlong="skip")
 

@@ -1,0 +1,193 @@
+"""The `stepwell` command. Heavy imports wait until a verb runs, so that help appears at once.
+
+A user's mistake (UserError) prints its one or two lines and exits with code 2, without a traceback.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from data.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from data.settings import Settings
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One subcommand."""
+
+    group: str
+    purpose: str
+    settings: Callable[[], "type[Settings]"]
+    run: Callable[[list[str]], None]
+    example: str
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 2 for a user's mistake, with 130 when interrupted."""
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        _dispatch(words)
+    except UserError as error:
+        sys.stderr.write(f"stepwell: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("stepwell: interrupted; --resume continues from the last checkpoint\n")
+        sys.exit(130)
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(overview())
+        return
+    if words[0] == "--version":
+        from importlib.metadata import version
+
+        sys.stdout.write(f"stepwell {version('stepwell')}\n")
+        return
+    name, rest = words[0], words[1:]
+    if name not in VERBS:
+        raise UserError(f"unknown command '{name}'" + did_you_mean(name, VERBS) + " (see stepwell --help)")
+    if "-h" in rest or "--help" in rest:
+        sys.stdout.write(verb_help(name))
+        return
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    VERBS[name].run(rest)
+
+
+def overview() -> str:
+    """The text of `stepwell --help`."""
+    lines = ["usage: stepwell COMMAND [--config FILE.yaml] [--option value ...]", ""]
+    for group in dict.fromkeys(verb.group for verb in VERBS.values()):
+        lines.append(group)
+        lines += [f"  {name:<11} {verb.purpose}" for name, verb in VERBS.items() if verb.group == group]
+        lines.append("")
+    lines.append("stepwell COMMAND --help lists a command's options with their defaults and an example.")
+    return "\n".join(lines) + "\n"
+
+
+def verb_help(name: str) -> str:
+    """The text of `stepwell NAME --help`."""
+    import textwrap
+
+    from reasoning_rl.options import describe
+
+    verb = VERBS[name]
+    lines = [f"stepwell {name}: {verb.purpose}", "", f"example:  {verb.example}", "", "options"]
+    lines += [
+        "  --config FILE",
+        "      YAML file of the options below; options on the command line win over it",
+    ]
+    if name in RESUMABLE:
+        lines += ["  --resume", "      continue from the newest checkpoint in the output folder"]
+    for option, text in describe(verb.settings()):
+        lines.append(f"  {option}")
+        lines += textwrap.wrap(text, 96, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines) + "\n"
+
+
+def _sft_settings() -> "type[Settings]":
+    from reasoning_rl.sft import SFTConfig
+
+    return SFTConfig
+
+
+def _prm_settings() -> "type[Settings]":
+    from prm.train import PRMConfig
+
+    return PRMConfig
+
+
+def _ppo_settings() -> "type[Settings]":
+    from reasoning_rl.config import PPOConfig
+
+    return PPOConfig
+
+
+def _eval_settings() -> "type[Settings]":
+    from reasoning_rl.config import EvalConfig
+
+    return EvalConfig
+
+
+def _quickstart_settings() -> "type[Settings]":
+    from reasoning_rl.config import QuickstartConfig
+
+    return QuickstartConfig
+
+
+def _sft(args: list[str]) -> None:
+    from reasoning_rl.commands import run_sft
+
+    run_sft(args)
+
+
+def _prm(args: list[str]) -> None:
+    from reasoning_rl.commands import run_prm
+
+    run_prm(args)
+
+
+def _ppo(args: list[str]) -> None:
+    from reasoning_rl.commands import run_ppo_command
+
+    run_ppo_command(args)
+
+
+def _eval(args: list[str]) -> None:
+    from reasoning_rl.commands import run_eval
+
+    run_eval(args)
+
+
+def _quickstart(args: list[str]) -> None:
+    from reasoning_rl.commands import run_quickstart_command
+
+    run_quickstart_command(args)
+
+
+RESUMABLE = ("sft", "prm", "ppo")
+
+VERBS: dict[str, Verb] = {
+    "quickstart": Verb(
+        "start here",
+        "the whole road on the built-in world: SFT, step labels, PRM, PPO-max, evaluation",
+        _quickstart_settings,
+        _quickstart,
+        "stepwell quickstart --seed 1",
+    ),
+    "sft": Verb(
+        "train",
+        "fine-tune a causal language model on prompt-response pairs",
+        _sft_settings,
+        _sft,
+        "stepwell sft --model Qwen/Qwen2.5-0.5B --data pairs.jsonl --output-dir runs/sft",
+    ),
+    "prm": Verb(
+        "train",
+        "train a process reward model on step labels",
+        _prm_settings,
+        _prm,
+        "stepwell prm --model Qwen/Qwen2.5-Math-1.5B --data steps.jsonl --output-dir runs/prm",
+    ),
+    "ppo": Verb(
+        "train",
+        "PPO-max with the PRM's scores as per-step rewards",
+        _ppo_settings,
+        _ppo,
+        "stepwell ppo --config configs/quickstart.yaml --kl.coef 0.05",
+    ),
+    "eval": Verb(
+        "evaluate",
+        "accuracy on a benchmark, from a model or from existing samples",
+        _eval_settings,
+        _eval,
+        "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
+    ),
+}
+
+if __name__ == "__main__":
+    main()
