@@ -49,17 +49,23 @@ class EncodedSolution:
 
 
 def new_prm(
-    backbone: PreTrainedModel | PretrainedConfig | str | Path, *, joiner: str = "\n"
+    backbone: PreTrainedModel | PretrainedConfig | str | Path, *, joiner: str = "\n", extra_layers: int = 0
 ) -> PreTrainedModel:
     """Return a float32 PRM on a copy of a causal LM's weights (model, folder or hub id), or a fresh one.
 
     A config, or the path of a config.json, gives random weights. The head starts at zero: P(correct) is 1/2
     everywhere. Raises UserError when the backbone cannot be read or has no token-classification class.
+
+    extra_layers: new layers on top of a small backbone, the identity at first. What a language model computes
+    in its last layer (the value it expects next) can be attended to only in a layer above: without one, a
+    small model cannot compare a written result with the one it would have written.
     """
     if isinstance(backbone, PreTrainedModel | PretrainedConfig):
         config = copy.deepcopy(backbone if isinstance(backbone, PretrainedConfig) else backbone.config)
     else:
         config = load_config(backbone)
+    if extra_layers:
+        _grow(config, extra_layers)
     config.num_labels = 2
     config.id2label, config.label2id = dict(LABELS), {name: index for index, name in LABELS.items()}
     config.step_joiner, config.prm_format = joiner, FORMAT
@@ -75,11 +81,30 @@ def new_prm(
             f"{type(config).__name__} has no token-classification class in transformers"
         ) from error
     if isinstance(backbone, PreTrainedModel):
-        prm.base_model.load_state_dict(backbone.base_model.state_dict())
+        missing = prm.base_model.load_state_dict(backbone.base_model.state_dict(), strict=False).missing_keys
+        _silence_new_layers(prm.base_model, missing)
     with torch.no_grad():
         for parameter in classifier(prm).parameters():
             parameter.zero_()
     return prm
+
+
+def _grow(config: PretrainedConfig, extra_layers: int) -> None:
+    config.num_hidden_layers += extra_layers
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        config.layer_types = [*kinds, *[kinds[-1]] * extra_layers]
+
+
+def _silence_new_layers(base: nn.Module, names: Sequence[str]) -> None:
+    """Zero what new layers add to the residual stream: attention and MLP output projections."""
+    new = {name: base.get_parameter(name) for name in names}
+    outputs = {name: value for name, value in new.items() if name.split(".")[-2] in ("o_proj", "down_proj")}
+    if new and not outputs:
+        raise UserError("extra_layers: this architecture's layers are not known; set it to 0")
+    with torch.no_grad():
+        for value in outputs.values():
+            value.zero_()
 
 
 def load_backbone(path: str | Path) -> PreTrainedModel:

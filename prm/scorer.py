@@ -27,8 +27,8 @@ from prm.model import (
 class LocalScorer:
     """A StepScorer over a two-class token classifier in this process.
 
-    joiner: the text between steps, as in training. max_batch_tokens: padded tokens of one forward; about 2048
-    keeps a CPU's caches warm, a GPU wants 16 times that. max_length: tokens of one solution, at most the
+    joiner: the text between steps, as in training. max_batch_tokens: padded tokens of one forward; about 1024
+    keeps a CPU's caches warm, a GPU wants 32 times that. max_length: tokens of one solution, at most the
     model's context; steps beyond it score None.
     """
 
@@ -47,7 +47,7 @@ class LocalScorer:
         self.tokenizer = tokenizer
         self.joiner = joiner if joiner is not None else getattr(model.config, "step_joiner", "\n")
         on_cpu = model.device.type == "cpu"
-        self.max_batch_tokens = max_batch_tokens or (2048 if on_cpu else 32768)
+        self.max_batch_tokens = max_batch_tokens or (1024 if on_cpu else 32768)
         limits = [limit for limit in (max_length, context_length(model)) if limit is not None]
         self.max_length = min(limits) if limits else None
 

@@ -66,6 +66,8 @@ class PRMConfig(Settings):
     """Folder or hub id of a causal LM to start from, or of a PRM to train further; null: off."""
     model_config_file: str | None = None
     """Path of a transformers config.json to start from random weights; null: off, use model."""
+    extra_layers: int = Field(0, ge=0)
+    """New layers on top of the model's own. Helps models of a few layers; 0 for anything larger."""
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer; null: the model's own."""
     joiner: str = "\n"
@@ -147,7 +149,11 @@ def train_prm(
     if config.model and is_stepwell_prm(config.model):
         prm = load_prm(config.model)
     else:
-        prm = new_prm(config.model or config.model_config_file or "", joiner=config.joiner)
+        prm = new_prm(
+            config.model or config.model_config_file or "",
+            joiner=config.joiner,
+            extra_layers=config.extra_layers,
+        )
     fit_prm(
         prm,
         tokenizer,

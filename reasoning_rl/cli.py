@@ -55,6 +55,8 @@ def _dispatch(words: list[str]) -> None:
         sys.stdout.write(verb_help(name))
         return
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Idle OpenMP threads that spin cost a busy machine many times the work they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     VERBS[name].run(rest)
 
 

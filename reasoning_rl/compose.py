@@ -1,5 +1,188 @@
-"""The composition root of PPO: from settings to models, reader, grader, scorer and the loop.
+"""The composition root: from settings to models, readers, graders, scorers and the loops that use them.
 
-With cli.py and quickstart.py the only modules of this package that know the eval package.
+With commands.py and quickstart.py the only modules of this package that know the eval package.
 """
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from data.errors import UserError
+from data.prompts import render
+from data.protocols import Grader, MetricLog
+from data.schema import Problem, Sampling
+from eval.answers import extract_answer
+from eval.benchmarks import get_benchmark, make_grader, read_benchmark
+from eval.run import EvalResult, evaluate, read_samples
+from prm.checkpoint import save_model
+from prm.model import load_backbone, load_prm, load_tokenizer
+from prm.scorer import LocalScorer
+from reasoning_rl.config import EvalConfig, PPOConfig
+from reasoning_rl.models import critic_from_policy, critic_from_prm
+from reasoning_rl.ppo import Learner, run_ppo
+from reasoning_rl.ptx import Demonstrations
+from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.sft import encode_pairs, read_pairs
+
+VALIDATION_SEED = 1_000_003
+
+
+def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, resume: bool = False) -> Path:
+    """Run PPO as configured; return the folder of the trained policy.
+
+    Raises UserError for anything the settings name that cannot be used, before training starts.
+    """
+    policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
+    reference = load_backbone(config.policy)
+    scorer, prm = None, None
+    if config.prm is not None:
+        prm = load_prm(config.prm)
+        scorer = LocalScorer(prm.to(accelerator.device).eval(), load_tokenizer(config.prm))
+    learner = Learner(
+        config,
+        accelerator,
+        policy=policy,
+        reference=reference,
+        critic=_critic(config, policy, tokenizer, prm, scorer),
+    )
+    name = config.problems_format or config.problems
+    source = config.problems if config.problems_format else None
+    problems, held_out = _problems(config, name, source)
+    if len(problems) < config.rollout.problems_per_iteration:
+        raise UserError(
+            f"{config.problems}: {len(problems)} problems, fewer than rollout.problems_per_iteration "
+            f"{config.rollout.problems_per_iteration}"
+        )
+    run_ppo(
+        config,
+        learner=learner,
+        tokenizer=tokenizer,
+        problems=problems,
+        render=lambda text: render(config.rollout.template, text, tokenizer),
+        scorer=scorer,
+        grader=make_grader(name),
+        log=log,
+        validate=_validation(config, held_out, make_grader(name), tokenizer),
+        demonstrations=_demonstrations(config, tokenizer),
+        resume=resume,
+    )
+    folder = Path(config.output_dir) / "model"
+    if accelerator.is_main_process:
+        save_model(folder, learner.policy, tokenizer)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _critic(
+    config: PPOConfig, policy: PreTrainedModel, tokenizer: Any, prm: Any, scorer: LocalScorer | None
+) -> PreTrainedModel:
+    """The critic reads the policy's tokens, so it can start from the PRM only where the two share them."""
+    if config.critic.init == "policy" or scorer is None:
+        return critic_from_policy(policy)
+    if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            "critic.init: prm needs a reward model with the policy's tokenizer, and theirs differ; "
+            "set critic.init: policy (the reward model itself may use any tokenizer)"
+        )
+    return critic_from_prm(prm)
+
+
+def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Problem], list[Problem]]:
+    """Return (training problems, held-out problems). Without a split of its own for validation, the last
+    `num_validation` training problems are held out; a benchmark's test split is never touched."""
+    options = {"source": source, "difficulty": config.difficulty}
+    if name == "arithmetic":
+        held_out = read_benchmark(
+            name, split="validation", limit=config.num_validation, seed=VALIDATION_SEED, **options
+        )
+        return read_benchmark(
+            name, split="train", limit=config.num_problems, seed=config.seed, **options
+        ), held_out
+    pool = read_benchmark(name, split="train", limit=config.num_problems + config.num_validation, **options)
+    cut = len(pool) - config.num_validation
+    return pool[:cut], pool[cut:]
+
+
+def _validation(
+    config: PPOConfig, problems: list[Problem], grade: Grader, tokenizer: Any
+) -> Callable[[HFGenerator], Mapping[str, float]] | None:
+    """Greedy and sampled accuracy on held-out problems, from a random stream of its own."""
+    if not config.num_validation:
+        return None
+    prompts = [render(config.rollout.template, p.text, tokenizer) for p in problems]
+
+    def validate(training: HFGenerator) -> dict[str, float]:
+        generator = HFGenerator(training.model, tokenizer, max_batch=training.max_batch)
+        accuracies = {}
+        for label, temperature in (("greedy", 0.0), ("sampled", 1.0)):
+            sampling = Sampling(
+                max_new_tokens=config.rollout.max_new_tokens, temperature=temperature, seed=VALIDATION_SEED
+            )
+            drawn = generator.generate(prompts, sampling)
+            verdicts = [grade(p, s[0].text).status for p, s in zip(problems, drawn, strict=True)]
+            accuracies[f"valid/{label}"] = verdicts.count("correct") / len(problems)
+        return accuracies
+
+    return validate
+
+
+def _demonstrations(config: PPOConfig, tokenizer: Any) -> Demonstrations | None:
+    if config.demonstrations is None:
+        return None
+    pairs, places = read_pairs(config.demonstrations, "prompt", "response")
+    encoded = encode_pairs(tokenizer, pairs, ids=places)
+    return Demonstrations(encoded, batch_size=config.update.minibatch_size, seed=config.seed)
+
+
+def evaluate_benchmark(
+    name: str,
+    config: EvalConfig,
+    *,
+    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+) -> EvalResult:
+    """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
+    benchmark = get_benchmark(name)
+    problems: list[Problem] = read_benchmark(
+        name,
+        source=config.source,
+        split=config.split,
+        limit=config.limit,
+        difficulty=config.difficulty,
+        seed=config.seed,
+    )
+    common: dict[str, Any] = {
+        "out_dir": Path(config.output_dir) / name,
+        "grader": make_grader(name),
+        "extract": lambda response: extract_answer(response, benchmark.chain),
+        "settings": {
+            "benchmark": name,
+            **config.model_dump(mode="json", exclude={"output_dir", "max_batch"}),
+        },
+        "on_progress": on_progress,
+    }
+    if config.samples is not None:
+        return evaluate(problems, samples=read_samples(config.samples, problems), **common)
+    model, tokenizer = load_backbone(config.model or ""), load_tokenizer(config.model or "")
+    generator = HFGenerator(model, tokenizer, max_batch=config.max_batch, seed=config.seed)
+    template = config.template or benchmark.template
+    temperature = config.temperature
+    if temperature is None:
+        temperature = 0.0 if config.num_samples == 1 else 1.0
+    sampling = Sampling(
+        max_new_tokens=config.max_new_tokens or benchmark.max_new_tokens,
+        temperature=temperature,
+        top_p=config.top_p,
+        n=config.num_samples,
+        seed=config.seed,
+    )
+    return evaluate(
+        problems,
+        generator=generator,
+        render=lambda text: render(template, text, tokenizer),
+        sampling=sampling,
+        batch_size=max(1, config.max_batch // config.num_samples),
+        **common,
+    )

@@ -126,6 +126,8 @@ class PPOConfig(Settings):
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None
     """Benchmark whose format a file has; off when `problems` is itself a name."""
+    difficulty: str = "standard"
+    """Of the arithmetic world: standard, hard or shuffled."""
     num_problems: Count = 20_000
     """Problems in the training pool."""
     demonstrations: str | None = None
@@ -135,7 +137,8 @@ class PPOConfig(Settings):
     iterations: Count = 100
     validate_every: Whole = 10
     """Iterations between validations on held-out problems; 0 validates at the end only."""
-    num_validation: Count = 200
+    num_validation: Whole = 200
+    """Held-out problems of a validation; 0 is off."""
     save_every: Whole = 10
     """Iterations between checkpoints; 0 saves at the end only."""
     keep_checkpoints: Count = 2
@@ -222,3 +225,61 @@ def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+class EvalConfig(Settings):
+    """One evaluation: `stepwell eval BENCHMARK` with either a model or existing samples."""
+
+    model: str | None = None
+    """Folder or hub id of the model to sample from."""
+    samples: str | None = None
+    """JSON lines of existing responses: {"id": problem id, "response": text}, one or more a problem."""
+    source: str | None = None
+    """File, folder or hub id of the problems; none takes the benchmark's own hub id."""
+    split: str | None = None
+    """Split of the problems; none takes the benchmark's own."""
+    difficulty: str = "standard"
+    """Of the arithmetic world: standard, hard or shuffled."""
+    limit: Count | None = None
+    """Evaluate the first so many problems only; none takes all (500 of the arithmetic world)."""
+    num_samples: Count = 1
+    """Samples a problem: pass@1 is then their mean, and maj@k is reported."""
+    temperature: NonNegative | None = None
+    """none: 0 (greedy) for one sample, 1 for several."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_new_tokens: Count | None = None
+    """none: the benchmark's own."""
+    max_batch: Count = 64
+    """Sequences decoded together."""
+    template: str | None = None
+    """Prompt template; none takes the benchmark's own."""
+    seed: Whole = 0
+    output_dir: str = "outputs/eval"
+    """samples.jsonl, settings.json and result.json go to a folder named after the benchmark in it."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.model is None) == (self.samples is None):
+            raise UserError(
+                "give exactly one of --model (to sample from) and --samples (a file of responses)"
+            )
+        return self
+
+
+class QuickstartConfig(Settings):
+    """The whole road on the built-in world."""
+
+    seed: Whole = 0
+    """Seeds every stage."""
+    output_dir: str = "outputs/quickstart"
+    threads: Whole = 0
+    """CPU threads; 0 takes every core this process may use."""
+    demonstrations: Count = 38_400
+    """Worked problems that SFT imitates."""
+    solutions: Count = 12_000
+    """Responses sampled from the SFT model and labelled step by step for the PRM; a third as many gold
+    solutions, every other one with a planted mistake, are added."""
+    problems: Count = 500
+    """Held-out problems in each evaluation."""
+    ppo_iterations: Count = 80
+    """Iterations of PPO-max; fewer is quicker and reaches less."""

@@ -13,15 +13,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 
 class Live:
-    """A context manager around one stage of `total` iterations; call `watch` (of RunLog) or `advance`.
+    """A context manager around one stage of `total` iterations; call `watch` (of RunLog) or `show`.
 
+    total: None where only the loop knows; it then says so by the metric "train/total_updates".
     shown: metric names to print, with the label they get.
     """
 
     def __init__(
         self,
         title: str,
-        total: int,
+        total: int | None,
         *,
         shown: Mapping[str, str] | None = None,
         console: Console | None = None,
@@ -51,7 +52,7 @@ class Live:
             self.progress.start()
             self.task = self.progress.add_task(self.title, total=self.total, numbers="")
         else:
-            self.console.print(f"{self.title}: {self.total} to do")
+            self.console.print(f"{self.title}: started" + (f", {self.total} to do" if self.total else ""))
         return self
 
     def __exit__(
@@ -67,24 +68,29 @@ class Live:
 
     def watch(self, iteration: int, metrics: Mapping[str, float]) -> None:
         """Show iteration `iteration` of `total` with its metrics."""
-        self.values |= {label: metrics[name] for name, label in self.shown.items() if name in metrics}
-        self.advance(iteration)
+        if "train/total_updates" in metrics:
+            self.total = int(metrics["train/total_updates"])
+        self.show(iteration, {label: metrics[name] for name, label in self.shown.items() if name in metrics})
 
-    def advance(self, done: int) -> None:
-        """Show that `done` of `total` are finished."""
+    def show(self, done: int, numbers: Mapping[str, float]) -> None:
+        """Show that `done` of `total` are finished, with numbers under their labels."""
+        self.values |= numbers
         if self.first is None:
             self.first = done  # a resumed run starts in the middle
         if self.progress is not None:
-            self.progress.update(self.task, completed=done, numbers=self._numbers())
+            self.progress.update(self.task, completed=done, total=self.total, numbers=self._numbers())
             return
         now = time.monotonic()
         if now - self.last_line >= self.every_seconds:
             self.last_line = now
-            self.console.print(f"{self.title}: {done}/{self.total}{self._left(now, done)} {self._numbers()}")
+            of = f"{done}/{self.total}" if self.total else str(done)
+            self.console.print(
+                f"{self.title}: {of}{self._left(now, done)}  {self._numbers()}", highlight=False
+            )
 
     def _left(self, now: float, done: int) -> str:
         fresh = done - (self.first or 0)
-        if fresh <= 0:
+        if fresh <= 0 or not self.total:
             return ""
         seconds = (now - self.started) / fresh * (self.total - done)
         return f", {seconds:.0f} s left"

@@ -4,7 +4,7 @@ from random import Random
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel, LlamaConfig, LlamaForCausalLM
 
 from data.arithmetic import CORRUPTIONS, Habits, corrupt, demonstrate, label_solution, make_problems
 from data.protocols import TextGenerator
@@ -18,11 +18,11 @@ MAX_NEW_TOKENS = 64
 class WorldConfig(Settings):
     """How the quickstart's demonstrations are made, and how large its model is."""
 
-    fewer_as_more: Fraction = 0.55
+    fewer_as_more: Fraction = 0.65
     """Share of the demonstrations' "fewer than" steps solved with +: the main bad habit."""
-    times_as_more: Fraction = 0.3
+    times_as_more: Fraction = 0.4
     """Share of the "times as many" steps solved with +."""
-    slip: Fraction = 0.02
+    slip: Fraction = 0.0
     """Share of results off by one."""
     hidden_size: Count = 128
     num_layers: Count = 3
@@ -35,8 +35,8 @@ class WorldConfig(Settings):
 def new_policy(tokenizer: Any, config: WorldConfig, seed: int) -> PreTrainedModel:
     """Return a fresh decoder (0.64 M parameters by default) for the tokenizer's vocabulary."""
     torch.manual_seed(seed)
-    return Qwen2ForCausalLM(
-        Qwen2Config(
+    return LlamaForCausalLM(
+        LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.hidden_size,
             intermediate_size=3 * config.hidden_size,

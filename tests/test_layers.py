@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 OURS = {*ALLOWED, "tests", "benchmarks"}
 
-COMPOSITION_ROOTS = ["reasoning_rl/cli.py", "reasoning_rl/quickstart.py"]
+COMPOSITION_ROOTS = ["reasoning_rl/commands.py", "reasoning_rl/compose.py", "reasoning_rl/quickstart.py"]
 """Files that put the parts together: they alone may import eval, and print."""
 
 ENGINES = ["reasoning_rl/rollout/vllm_*.py", "prm/vllm_scorer.py", "reasoning_rl/runtime.py"]
@@ -141,7 +141,7 @@ def test_each_breach_is_reported_once(tmp_path: Path, path: str, source: str, fa
         ),
         ("prm/a.py", "import torch\nfrom data.collate import pad\nimport re\nre.compile('vllm')"),
         ("prm/vllm_scorer.py", "import vllm"),
-        ("reasoning_rl/cli.py", "from eval.run import evaluate\nprint('hello')"),
+        ("reasoning_rl/commands.py", "from eval.run import evaluate\nprint('hello')"),
         ("reasoning_rl/runtime.py", "import deepspeed"),
         ("reasoning_rl/rollout/vllm_local.py", "from vllm import LLM\nfrom ..types import Rollout"),
         ("scripts/a.py", "from reasoning_rl.cli import main\nprint('hello')"),

@@ -1,0 +1,168 @@
+"""The benchmarks by name: where their problems come from, how they are put to a model, how they are graded.
+
+    problems = read_benchmark("gsm8k", limit=100)
+    verdict = make_grader("gsm8k")(problems[0], response)
+
+A benchmark is one line of BENCHMARKS. Nothing is generated here: that is eval.run.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from data.errors import UserError, did_you_mean
+from data.protocols import Grader
+from data.schema import Problem, Verdict
+from eval.answers import CHAINS
+
+NO_ANSWER = "no answer"
+"""Reason of the verdict on a response without an answer in the benchmark's form; eval.run counts these."""
+NUM_ARITHMETIC = 500
+
+# A number of more than 40 digits is no answer of this world, and int() refuses thousands of them.
+_ANSWER_LINE = re.compile(r"####[ \t]*(-?[0-9]{1,40})")
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    name: str
+    description: str
+    template: str
+    """Prompt template of data.prompts that it is usually put in."""
+    chain: tuple[str, ...]
+    """Answer conventions of eval.answers, tried in this order."""
+    max_new_tokens: int
+    """Usual length limit of a response, in tokens."""
+    read: Callable[..., list[Problem]]
+    """(source, *, split, limit, difficulty, seed) -> problems."""
+    validation_split: str | None = None
+    """Split to watch while training on "train"; None: it has none besides the one that is reported."""
+
+
+def _read_arithmetic(
+    source: str | Path | None, *, split: str | None, limit: int | None, difficulty: str, seed: int
+) -> list[Problem]:
+    from data.arithmetic import make_problems
+
+    if source is not None:
+        raise UserError(
+            f"benchmark 'arithmetic' makes its own problems, got source '{source}'; leave source out"
+        )
+    if limit is not None and limit < 1:
+        raise UserError(f"limit must be at least 1, got {limit}; leave it out for {NUM_ARITHMETIC} problems")
+    count = NUM_ARITHMETIC if limit is None else limit
+    return make_problems(count, seed, split=split or "test", difficulty=difficulty)
+
+
+def _read_stored(
+    name: str,
+    source: str | Path | None,
+    *,
+    split: str | None,
+    limit: int | None,
+    difficulty: str,
+    seed: int,  # noqa: ARG001 - the rows are fixed
+) -> list[Problem]:
+    from data.task_readers import read_problems
+
+    if difficulty != "standard":
+        raise UserError(f"benchmark '{name}' has no difficulty '{difficulty}'; only 'arithmetic' takes one")
+    return read_problems(name, source, split=split, limit=limit)
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    b.name: b
+    for b in (
+        Benchmark(
+            "arithmetic",
+            "built-in offline world: who has how many, 2-8 dependent operations",
+            "plain",
+            ("hash",),
+            128,
+            _read_arithmetic,
+            "validation",
+        ),
+        Benchmark(
+            "gsm8k",
+            "grade-school word problems, 1,319 in the test split",
+            "gsm8k_cot",
+            CHAINS["gsm8k"],
+            512,
+            partial(_read_stored, "gsm8k"),
+        ),
+        Benchmark(
+            "math500",
+            "500 competition problems of the MATH test split",
+            "boxed_chat",
+            CHAINS["math"],
+            2048,
+            partial(_read_stored, "math500"),
+        ),
+        Benchmark(
+            "math",
+            "competition mathematics, 5,000 in the test split",
+            "boxed_chat",
+            CHAINS["math"],
+            2048,
+            partial(_read_stored, "math"),
+        ),
+    )
+}
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """Return the benchmark. Raises UserError that names the nearest ones."""
+    if name not in BENCHMARKS:
+        raise UserError(f"benchmark '{name}' is unknown{did_you_mean(name, BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def read_benchmark(
+    name: str,
+    *,
+    source: str | Path | None = None,
+    split: str | None = None,
+    limit: int | None = None,
+    difficulty: str = "standard",
+    seed: int = 0,
+) -> list[Problem]:
+    """Return its problems, the first `limit` of them (all; of the endless arithmetic 500).
+
+    `difficulty` and `seed` choose the arithmetic problems; the others are fixed, and a difficulty other than
+    "standard" is an error there. Raises UserError for unknown names and unreadable sources.
+    """
+    read = get_benchmark(name).read
+    return read(source, split=split, limit=limit, difficulty=difficulty, seed=seed)
+
+
+def make_grader(name: str, *, timeout_s: float = 2.0) -> Grader:
+    """Return the function (problem, response) -> Verdict of a benchmark.
+
+    It finds the answer by the benchmark's conventions and compares it with the problem's; without one the
+    verdict is wrong, reason NO_ANSWER. `timeout_s` bounds one comparison in seconds.
+    """
+    benchmark = get_benchmark(name)
+    if name == "arithmetic":
+        return grade_arithmetic
+
+    from eval.answers import extract_answer
+    from eval.math_grader import grade
+
+    def judge(problem: Problem, response: str) -> Verdict:
+        answer = extract_answer(response, benchmark.chain)
+        if answer is None:
+            return Verdict("wrong", NO_ANSWER)
+        return grade(problem.answer, answer, timeout_s=timeout_s)
+
+    return judge
+
+
+def grade_arithmetic(problem: Problem, response: str) -> Verdict:
+    """Compare integers exactly; only a last non-empty line "#### N" is an answer."""
+    lines = response.rstrip().rsplit("\n", 1)
+    match = _ANSWER_LINE.fullmatch(lines[-1].strip())
+    if match is None:
+        return Verdict("wrong", NO_ANSWER)
+    return Verdict("correct" if int(match[1]) == int(problem.answer) else "wrong")

@@ -1,0 +1,168 @@
+"""The process in which sympy runs: `python -m eval.grade_worker`, JSON lines in and out.
+
+It imports math-verify once and forks a child to do the work. A child that hangs, crashes or runs out of
+memory is replaced by a fork, which is warm from its first request on. Only eval.math_grader starts it.
+
+    -> {"gold": "2\\sqrt{3}", "prediction": "\\sqrt{12}", "seconds": 2.0}
+    <- {"status": "correct", "reason": "math-verify: equal"}
+"""
+
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from typing import Any
+
+MEMORY_BYTES = 2 << 30
+"""Address space of a child. sympy and math-verify themselves map about 300 MB."""
+
+EXACT_TOLERANCE = 1e-25
+"""Relative distance at which two constants without decimals are taken as different (40 digits computed)."""
+
+DECIMAL_TOLERANCE = 1e-12
+"""The same where a decimal occurs: math-verify reads decimals as 15-digit floats."""
+
+
+def compare(gold: str, prediction: str) -> tuple[str, str]:
+    """Return (status, reason) for two LaTeX expressions, as math-verify and a 40-digit check see them."""
+    from math_verify import parse, verify
+
+    golds = parse(f"${gold}$", parsing_timeout=None)
+    if not golds:
+        return "unjudged", "the gold answer is no expression that math-verify reads"
+    predictions = parse(f"${prediction}$", parsing_timeout=None)
+    if not predictions:
+        return "wrong", "the prediction is no expression that math-verify reads"
+    if not verify(golds, predictions, timeout_seconds=None):
+        return "wrong", "math-verify: different"
+    if _apart(golds[0], predictions[0]):
+        return "wrong", "close, but not equal"
+    return "correct", "math-verify: equal"
+
+
+def _apart(gold: Any, prediction: Any) -> bool:
+    """Return whether two constants differ in 40 digits: math-verify rounds to 6, so near is equal to it."""
+    import sympy
+
+    if not (isinstance(gold, sympy.Expr) and isinstance(prediction, sympy.Expr)):
+        return False
+    if gold.free_symbols or prediction.free_symbols:
+        return False
+    difference, size = abs(sympy.N(gold - prediction, 40)), abs(sympy.N(gold, 40))
+    if not (difference.is_Float and size.is_Float):
+        return False
+    decimals = gold.atoms(sympy.Float) or prediction.atoms(sympy.Float)
+    return bool(difference > max(size, 1) * (DECIMAL_TOLERANCE if decimals else EXACT_TOLERANCE))
+
+
+def answer(line: bytes) -> bytes:
+    """Return the reply to one request. An error inside sympy is a reply, not a crash."""
+    request = json.loads(line)
+    try:
+        status, reason = compare(request["gold"], request["prediction"])
+    except Exception as error:  # sympy raises whatever it likes; all of it means: not judged
+        status, reason = "unjudged", f"math-verify raised {type(error).__name__}"
+    return json.dumps({"status": status, "reason": reason}).encode() + b"\n"
+
+
+class Child:
+    """A forked copy of this process that answers requests until it is killed."""
+
+    def __init__(self) -> None:
+        request_read, self.request_write = os.pipe()
+        self.reply_read, reply_write = os.pipe()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(self.request_write)
+            os.close(self.reply_read)
+            _limit(parent)
+            _serve(request_read, reply_write)
+        os.close(request_read)
+        os.close(reply_write)
+
+    def ask(self, line: bytes, seconds: float) -> bytes | None:
+        """Return the reply, b"" when the child died, None when `seconds` passed or our own input closed."""
+        try:
+            os.write(self.request_write, line)
+        except BrokenPipeError:
+            return b""
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self.reply_read, select.POLLIN)
+        poll.register(0, 0)  # only a hang-up of whoever asked
+        reply = b""
+        while not reply.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            ready = dict(poll.poll(max(left, 0) * 1000))
+            if left <= 0 or 0 in ready:
+                return None
+            if self.reply_read in ready:
+                part = os.read(self.reply_read, 65536)
+                if not part:
+                    return b""
+                reply += part
+        return reply
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.request_write)
+        os.close(self.reply_read)
+
+
+def _limit(parent: int) -> None:
+    """Bound the child's memory and let it die with its parent."""
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def _serve(request_read: int, reply_write: int) -> None:
+    with os.fdopen(request_read, "rb") as requests:
+        for line in requests:
+            os.write(reply_write, answer(line))
+    os._exit(0)
+
+
+def main() -> None:
+    """Answer requests on stdin until it closes."""
+    replies = os.dup(1)
+    os.dup2(2, 1)  # nothing that a library prints may reach the replies
+    logging.disable(logging.CRITICAL)
+    answer(b'{"gold": "\\\\sqrt{8}", "prediction": "2\\\\sqrt{2}"}')  # imports and fills sympy's caches
+    os.write(replies, b'{"status": "ready"}\n')
+    child: Child | None = None
+    for line in sys.stdin.buffer:
+        seconds = json.loads(line)["seconds"]
+        child = child or Child()
+        reply = child.ask(line, seconds)
+        if not reply:
+            child.kill()
+            child = None
+            reason = (
+                f"no result within {seconds:.3g} s" if reply is None else "the comparison ran out of memory"
+            )
+            reply = json.dumps({"status": "unjudged", "reason": reason}).encode() + b"\n"
+        try:
+            os.write(replies, reply)
+        except BrokenPipeError:
+            break
+    if child:
+        child.kill()
+
+
+if __name__ == "__main__":
+    main()

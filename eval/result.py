@@ -1,0 +1,166 @@
+"""What an evaluation found: accuracies with intervals from the judged samples, as a table or as JSON.
+
+result = summarise(rows_by_problem, settings={})
+for label, value in result.rows(): ...
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from eval.benchmarks import NO_ANSWER
+from eval.metrics import bootstrap_interval, maj_at_k, majority_index, pass_at_k, wilson_interval
+
+Row = dict[str, Any]
+"""One line of samples.jsonl: see eval.run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over problems with its 95% interval; NaN where no problem has what it needs."""
+
+    value: float
+    low: float
+    high: float
+    num_problems: int
+    """Problems it is a mean over."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """What an evaluation found. Unjudged samples are left out of every accuracy and counted beside it."""
+
+    settings: Mapping[str, Any]
+    num_problems: int
+    """Problems with at least one sample."""
+    num_missing: int
+    """Problems without any sample: in no other number."""
+    num_samples: int
+    accuracy: Estimate
+    """pass@1: mean over problems of the share of correct among the judged samples."""
+    pass_at: Mapping[int, Estimate]
+    """k -> pass@k, unbiased, over the problems with at least k judged samples."""
+    maj_at: Mapping[int, Estimate]
+    """k -> is the majority answer of the first k samples correct; empty unless answers were extracted."""
+    unjudged_rate: float
+    no_answer_rate: float
+    truncated_rate: float | None
+    """Share of samples cut off by the length limit; None for samples made elsewhere."""
+    tokens: int
+    """Generated tokens; 0 for samples made elsewhere."""
+    generation_seconds: float
+    grading_seconds: float
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return self.tokens / self.generation_seconds if self.generation_seconds > 0 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what result.json holds; all times stand under "timing", NaN is None."""
+        own = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name in ("generation_seconds", "grading_seconds"):
+            del own[name]
+        own["settings"] = dict(self.settings)
+        own["accuracy"] = _finite(asdict(self.accuracy))
+        for name in ("pass_at", "maj_at"):
+            own[name] = {str(k): _finite(asdict(e)) for k, e in own[name].items()}
+        own["timing"] = {
+            "generation_seconds": round(self.generation_seconds, 3),
+            "grading_seconds": round(self.grading_seconds, 3),
+            "tokens_per_second": self.tokens_per_second and round(self.tokens_per_second, 1),
+        }
+        own["versions"] = {"python": platform.python_version(), "stepwell": version("stepwell")}
+        return own
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return (label, value) pairs for a printed table."""
+        rows = [("pass@1", _shown(self.accuracy))]
+        rows += [(f"pass@{k}", _shown(e)) for k, e in self.pass_at.items() if k > 1]
+        rows += [(f"maj@{k}", _shown(e)) for k, e in self.maj_at.items() if k > 1]
+        rows.append(("problems", str(self.num_problems)))
+        if self.num_missing:
+            rows.append(("problems without samples (left out)", str(self.num_missing)))
+        rows.append(("samples", str(self.num_samples)))
+        rows.append(("unjudged (left out)", f"{self.unjudged_rate:.1%}"))
+        rows.append(("no answer", f"{self.no_answer_rate:.1%}"))
+        if self.truncated_rate is not None:
+            rows.append(("cut off by length", f"{self.truncated_rate:.1%}"))
+        if self.tokens_per_second is not None:
+            rows.append(("tokens", f"{self.tokens:,} at {self.tokens_per_second:,.0f}/s"))
+        rows.append(("grading", f"{self.grading_seconds:.1f} s"))
+        return rows
+
+
+def summarise(
+    rows: Mapping[str, Sequence[Row]], *, settings: Mapping[str, Any], num_missing: int = 0
+) -> EvalResult:
+    """Return the numbers of samples.jsonl rows, given as problem id -> its rows in the order of samples."""
+    flat = [row for group in rows.values() for row in group]
+    judged = [[r for r in group if r["verdict"] != "unjudged"] for group in rows.values()]
+    most = max(map(len, rows.values()))
+    ks = sorted({2**i for i in range(most.bit_length())} | {most})
+    has_answers = all("answer" in row for row in flat)
+    ends = [row["finish_reason"] for row in flat if row["finish_reason"] is not None]
+
+    def share(count: int) -> float:
+        return count / len(flat)
+
+    return EvalResult(
+        settings=settings,
+        num_problems=len(rows),
+        num_missing=num_missing,
+        num_samples=len(flat),
+        accuracy=_estimate([sum(map(_is_correct, g)) / len(g) for g in judged if g]),
+        pass_at={
+            k: _estimate([pass_at_k(len(g), sum(map(_is_correct, g)), k) for g in judged if len(g) >= k])
+            for k in ks
+        },
+        maj_at={k: _majority(list(rows.values()), k) for k in ks} if has_answers else {},
+        unjudged_rate=share(sum(r["verdict"] == "unjudged" for r in flat)),
+        no_answer_rate=share(sum(r["reason"] == NO_ANSWER for r in flat)),
+        truncated_rate=ends.count("length") / len(ends) if ends else None,
+        tokens=sum(r["num_tokens"] or 0 for r in flat),
+        generation_seconds=sum(r["generation_seconds"] or 0.0 for r in flat),
+        grading_seconds=sum(r["seconds"] for r in flat),
+    )
+
+
+def _is_correct(row: Row) -> bool:
+    return row["verdict"] == "correct"
+
+
+def _majority(groups: Sequence[Sequence[Row]], k: int) -> Estimate:
+    """maj@k; a problem whose majority answer could not be judged is left out like any unjudged sample."""
+    values = []
+    for group in groups:
+        answers = [row["answer"] for row in group]
+        if len(group) >= k and not _majority_unjudged(group[:k], answers[:k]):
+            values.append(maj_at_k(answers, [_is_correct(row) for row in group], k))
+    return _estimate(values)
+
+
+def _majority_unjudged(group: Sequence[Row], answers: Sequence[str | None]) -> bool:
+    index = majority_index(answers)
+    return index is not None and group[index]["verdict"] == "unjudged"
+
+
+def _estimate(values: Sequence[float]) -> Estimate:
+    """Mean and interval: Wilson's where every problem is right or wrong, else the bootstrap over problems."""
+    if not values:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    mean = sum(values) / len(values)
+    if all(value in (0.0, 1.0) for value in values):
+        return Estimate(mean, *wilson_interval(int(sum(values)), len(values)), len(values))
+    return Estimate(mean, *bootstrap_interval(values), len(values))
+
+
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: None if value != value else value for key, value in values.items()}
+
+
+def _shown(estimate: Estimate) -> str:
+    if not estimate.num_problems:
+        return "none judged"
+    return f"{estimate.value:.1%}  (95% {estimate.low:.1%} to {estimate.high:.1%})"

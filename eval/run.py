@@ -1,0 +1,301 @@
+"""Evaluate a generator, or samples made elsewhere, on problems; a run killed at any moment goes on later.
+
+    result = evaluate(problems, out_dir="runs/gsm8k", generator=generator, grader=make_grader("gsm8k"),
+                      render=lambda text: render("gsm8k_cot", text), sampling=Sampling(n=4, seed=1))
+
+`out_dir` holds three files:
+
+settings.json   what the run was asked for; a resumed run must ask for the same
+samples.jsonl   one line a sample: id (of the problem), sample (0-based index), response, verdict (correct,
+                wrong or unjudged), reason, seconds (of grading), answer (as extracted, null without one; only
+                where `extract` is given), finish_reason (stop or length), num_tokens and generation_seconds
+                (the batch's time, shared out evenly); the last three are null for samples made elsewhere
+result.json     the numbers of `EvalResult.to_dict`
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import read_jsonl, write_atomically
+from data.protocols import Grader, TextGenerator
+from data.schema import Problem, Sampling
+from eval.result import EvalResult, Row, summarise
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""(samples done, samples in all, running numbers)."""
+
+
+def evaluate(
+    problems: Sequence[Problem],
+    *,
+    out_dir: str | Path,
+    grader: Grader,
+    extract: Callable[[str], str | None] | None = None,
+    render: Callable[[str], str] | None = None,
+    generator: TextGenerator | None = None,
+    samples: Mapping[str, Sequence[str]] | None = None,
+    sampling: Sampling | None = None,
+    batch_size: int = 64,
+    settings: Mapping[str, Any] | None = None,
+    on_progress: Progress | None = None,
+) -> EvalResult:
+    """Return the numbers, after making up what is missing in out_dir.
+
+    Exactly one of `generator` (with `sampling`, `batch_size` problems at a time, prompts made by `render`:
+    else the problem and a newline) and `samples` (problem id -> responses) is given. `extract` finds a
+    response's answer, for maj@k. `settings` is recorded with what else decides the numbers.
+
+    Every batch has a random stream of its own, so an interrupted run ends with the numbers of an
+    uninterrupted one. A sample on record is never graded again; only a batch that a crash tore in two is
+    generated again, from the same stream, to make up its missing samples.
+
+    Raises UserError when out_dir holds a run with other settings or a broken samples.jsonl.
+    """
+    assert (generator is None) != (samples is None), "give either generator or samples"
+    assert batch_size > 0, batch_size
+    assert len({p.id for p in problems}) == len(problems), "problem ids must differ"
+    if not problems:
+        raise UserError("no problems to evaluate; raise the limit or check the source")
+    out_dir = Path(out_dir)
+    render = render or (lambda text: text + "\n")
+    sampling = sampling or Sampling()
+    counts = _count_samples(problems, samples, sampling.n)
+    own = _own_settings(problems, samples, render, sampling, batch_size)
+    recorded = _check_settings(out_dir, {**(settings or {}), "run": own})
+    path = out_dir / "samples.jsonl"
+    rows = _read_recorded(path, counts)
+    total = sum(counts.values())
+    with path.open("a", encoding="utf-8") as file:
+        for index in range(0, len(problems), batch_size):
+            batch = [p for p in problems[index : index + batch_size] if counts[p.id]]
+            if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):
+                continue
+            if generator is not None:
+                seed = _batch_seed(sampling.seed, index // batch_size)
+                drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
+            else:
+                drawn = _given(batch, samples or {})
+            new = [
+                _judge(problem, row, grader, extract)
+                for problem, row in drawn
+                if (problem.id, row["sample"]) not in rows
+            ]
+            file.write("".join(json.dumps(row) + "\n" for row in new))
+            file.flush()
+            os.fsync(file.fileno())
+            rows |= {(row["id"], row["sample"]): row for row in new}
+            if on_progress:
+                on_progress(len(rows), total, _running(rows.values()))
+    ordered = {p.id: [rows[p.id, k] for k in range(counts[p.id])] for p in problems if counts[p.id]}
+    result = summarise(ordered, settings=recorded, num_missing=len(problems) - len(ordered))
+    write_atomically(out_dir / "result.json", json.dumps(result.to_dict(), indent=1) + "\n")
+    return result
+
+
+def read_samples(path: str | Path, problems: Sequence[Problem]) -> dict[str, list[str]]:
+    """Return problem id -> responses, from rows {id, response} with an optional 0-based index `sample`.
+
+    Rows of one problem are put in the order of `sample`, else kept in the order of the file. A problem
+    without rows is absent: `evaluate` reports how many are. Raises UserError with file and line for broken
+    JSON, a missing or mistyped field, an unknown id, a sample given twice, rows with and without index.
+    """
+    assert problems, "no problems to read samples for"
+    known = {p.id for p in problems}
+    found: dict[str, dict[int, str]] = {}
+    lines: dict[tuple[str, int], int] = {}
+    indexed: dict[str, bool] = {}
+    for line, row in read_jsonl(path):
+        where = f"{path}:{line}"
+        name, response = (_text_field(row, field, where) for field in ("id", "response"))
+        if name not in known:
+            raise UserError(
+                f"{where}: id '{name}' is none of the {len(known)} problems "
+                f"(such as '{problems[0].id}'); check the benchmark, split and limit"
+            )
+        group = found.setdefault(name, {})
+        sample = row.get("sample", len(group))
+        if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
+            raise UserError(f"{where}: field 'sample' must be an index from 0, got {json.dumps(sample)}")
+        if indexed.setdefault(name, "sample" in row) != ("sample" in row):
+            raise UserError(f"{where}: id '{name}' has rows with and without 'sample'; give all or none")
+        if sample in group:
+            raise UserError(
+                f"{where}: sample {sample} of id '{name}' stands in line {lines[name, sample]} already; "
+                "remove one of them"
+            )
+        group[sample] = response
+        lines[name, sample] = line
+    if not found:
+        raise UserError(f"{path}: no samples; expected one JSON object {{id, response}} a line")
+    return {name: [group[k] for k in sorted(group)] for name, group in found.items()}
+
+
+def _count_samples(
+    problems: Sequence[Problem], samples: Mapping[str, Sequence[str]] | None, n: int
+) -> dict[str, int]:
+    """Problem id -> samples it is to have."""
+    if samples is None:
+        return {p.id: n for p in problems}
+    counts = {p.id: len(samples.get(p.id, ())) for p in problems}
+    if not any(counts.values()):
+        raise UserError("samples: none for any of the problems; check that the ids are of this benchmark")
+    return counts
+
+
+def _own_settings(
+    problems: Sequence[Problem],
+    samples: Mapping[str, Sequence[str]] | None,
+    render: Callable[[str], str],
+    sampling: Sampling,
+    batch_size: int,
+) -> dict[str, Any]:
+    """What decides the numbers besides the caller's settings; long texts as digests."""
+    own: dict[str, Any] = {"problems": _digest((p.id, p.text, p.answer) for p in problems)}
+    if samples is not None:
+        return own | {"samples": _digest((p.id, *samples.get(p.id, ())) for p in problems)}
+    prompts = _digest(render(p.text) for p in problems)
+    return own | {"prompts": prompts, "sampling": asdict(sampling), "batch_size": batch_size}
+
+
+def _text_field(row: Row, field: str, where: str) -> str:
+    if field not in row:
+        raise UserError(
+            f"{where}: no field '{field}' (has: {', '.join(row) or 'none'}); expected id, response"
+        )
+    if not isinstance(row[field], str):
+        raise UserError(f"{where}: field '{field}' must be a string, got {json.dumps(row[field])[:60]}")
+    return row[field]
+
+
+def _check_settings(out_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Record the settings of a new run; for an old one check that they are the same."""
+    path = out_dir / "settings.json"
+    wanted = json.loads(json.dumps(settings, default=str))  # as it reads back: tuples become lists
+    if not path.exists():
+        if (out_dir / "samples.jsonl").exists():
+            raise UserError(
+                f"{out_dir}: has samples.jsonl but no settings.json; choose another output folder"
+            )
+        write_atomically(path, json.dumps(wanted, indent=1) + "\n")
+        return wanted
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: unreadable ({error}); choose another output folder") from error
+    old, new = dict(_leaves(stored)), dict(_leaves(wanted))
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    # What a user set says more than the digests and derived settings it changes.
+    differing.sort(key=lambda key: key.startswith("run."))
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{out_dir}: holds a run with {key} = {json.dumps(old.get(key))}, now "
+            f"{json.dumps(new.get(key))}; choose another output folder, set it back, or delete the folder"
+        )
+    return wanted
+
+
+def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted name and value of every setting that is no mapping."""
+    if not isinstance(values, dict):
+        yield prefix, values
+        return
+    for key, value in values.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else key)
+
+
+def _read_recorded(path: Path, counts: Mapping[str, int]) -> dict[tuple[str, int], Row]:
+    """The samples on record by (id, sample), after cutting off a last line that a crash left torn."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    rows: dict[tuple[str, int], Row] = {}
+    for line, row in read_jsonl(path):
+        remedy = "remove that line and run again"
+        missing = _FIELDS - row.keys()
+        if missing:
+            raise UserError(f"{path}:{line}: no field '{min(missing)}'; {remedy}")
+        key = row["id"], row["sample"]
+        if row["verdict"] not in ("correct", "wrong", "unjudged"):
+            raise UserError(f"{path}:{line}: unknown verdict {json.dumps(row['verdict'])}; {remedy}")
+        if not (isinstance(key[0], str) and isinstance(key[1], int) and 0 <= key[1] < counts.get(key[0], 0)):
+            raise UserError(f"{path}:{line}: sample {key[1]} of id '{key[0]}' is not of this run; {remedy}")
+        if key in rows:
+            raise UserError(f"{path}:{line}: sample {key[1]} of id '{key[0]}' stands twice; {remedy}")
+        rows[key] = row
+    return rows
+
+
+_FIELDS = frozenset(
+    ("id", "sample", "response", "verdict", "reason", "seconds")
+    + ("finish_reason", "num_tokens", "generation_seconds")
+)
+
+
+def _generate(
+    generator: TextGenerator, batch: Sequence[Problem], render: Callable[[str], str], sampling: Sampling
+) -> list[tuple[Problem, Row]]:
+    started = time.perf_counter()
+    drawn = generator.generate([render(p.text) for p in batch], sampling)
+    seconds = (time.perf_counter() - started) / (len(batch) * sampling.n)
+    return [
+        (
+            problem,
+            {
+                "id": problem.id,
+                "sample": k,
+                "response": sample.text,
+                "finish_reason": sample.finish_reason,
+                "num_tokens": len(sample.token_ids),
+                "generation_seconds": round(seconds, 6),
+            },
+        )
+        for problem, group in zip(batch, drawn, strict=True)
+        for k, sample in enumerate(group)
+    ]
+
+
+def _given(batch: Sequence[Problem], samples: Mapping[str, Sequence[str]]) -> list[tuple[Problem, Row]]:
+    unknown = dict.fromkeys(("finish_reason", "num_tokens", "generation_seconds"))
+    return [
+        (problem, {"id": problem.id, "sample": k, "response": response, **unknown})
+        for problem in batch
+        for k, response in enumerate(samples[problem.id])
+    ]
+
+
+def _judge(problem: Problem, row: Row, grader: Grader, extract: Callable[[str], str | None] | None) -> Row:
+    verdict = grader(problem, row["response"])
+    judged = {"verdict": verdict.status, "reason": verdict.reason, "seconds": round(verdict.seconds, 6)}
+    return {**row, **judged} | ({"answer": extract(row["response"])} if extract else {})
+
+
+def _batch_seed(seed: int | None, batch: int) -> int:
+    """A stream per batch: what a batch draws depends on neither the batches before it nor on resumes."""
+    digest = hashlib.sha256(f"{seed} {batch}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: every framework takes them
+
+
+def _digest(items: Any) -> str:
+    text = json.dumps(list(items))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _running(rows: Any) -> dict[str, float]:
+    """Numbers for a progress line: accuracy of the judged samples so far, and rates."""
+    verdicts = [row["verdict"] for row in rows]
+    judged = len(verdicts) - verdicts.count("unjudged")
+    return {
+        "correct": verdicts.count("correct") / judged if judged else float("nan"),
+        "unjudged": verdicts.count("unjudged") / len(verdicts),
+    }

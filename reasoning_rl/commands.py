@@ -1,0 +1,159 @@
+"""What each verb of the command line does: read settings, build, run under a live view, say what came out."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from data.errors import UserError
+from data.protocols import MetricLog
+from data.settings import Settings
+from reasoning_rl.compose import evaluate_benchmark, train_ppo
+from reasoning_rl.config import EvalConfig, PPOConfig, QuickstartConfig
+from reasoning_rl.live import Live, table_text
+from reasoning_rl.options import parse
+from reasoning_rl.telemetry import RunLog
+
+FIT_SHOWN = {"train/loss": "loss", "train/lr": "lr", "time/train_tokens_per_second": "tokens/s"}
+PPO_SHOWN = {
+    "reward/outcome": "outcome",
+    "reward/step_score": "score",
+    "policy/kl_per_response": "kl",
+    "valid/greedy": "greedy",
+    "valid/sampled": "sampled",
+}
+
+
+class QuietLog:
+    """The MetricLog of the processes that do not write."""
+
+    def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        return
+
+    def rewind(self, iteration: int) -> None:
+        return
+
+
+def make_accelerator() -> Accelerator:
+    """One device or the processes that `accelerate launch` started."""
+    return Accelerator(cpu=os.environ.get("STEPWELL_DEVICE") == "cpu")
+
+
+def run_sft(args: list[str]) -> None:
+    """`stepwell sft`."""
+    from reasoning_rl.sft import SFTConfig, train_sft
+
+    parsed = parse(args, SFTConfig, flags=["resume"])
+    config = SFTConfig.from_dict(parsed.values, parsed.where)
+    accelerator = make_accelerator()
+    folder = _with_live_log(
+        accelerator,
+        config.output_dir,
+        config,
+        "sft",
+        FIT_SHOWN,
+        lambda log: train_sft(config, accelerator=accelerator, log=log, resume="resume" in parsed.flags),
+    )
+    _say(accelerator, f"trained model: {folder}")
+
+
+def run_prm(args: list[str]) -> None:
+    """`stepwell prm`."""
+    from eval.metrics import step_metrics
+    from prm.train import PRMConfig, train_prm
+
+    parsed = parse(args, PRMConfig, flags=["resume"])
+    config = PRMConfig.from_dict(parsed.values, parsed.where)
+    accelerator = make_accelerator()
+    shown = {**FIT_SHOWN, "valid/step_auc": "auc", "valid/first_error_f1": "f1"}
+    folder = _with_live_log(
+        accelerator,
+        config.output_dir,
+        config,
+        "prm",
+        shown,
+        lambda log: train_prm(
+            config,
+            accelerator=accelerator,
+            log=log,
+            step_metrics=step_metrics,
+            resume="resume" in parsed.flags,
+        ),
+    )
+    _say(accelerator, f"trained process reward model: {folder}")
+
+
+def run_ppo_command(args: list[str]) -> None:
+    """`stepwell ppo` and scripts/ppo_prm.py."""
+    parsed = parse(args, PPOConfig, flags=["resume"])
+    config = PPOConfig.from_preset(parsed.values, parsed.where)
+    accelerator = make_accelerator()
+    folder = _with_live_log(
+        accelerator,
+        config.output_dir,
+        config,
+        "ppo",
+        PPO_SHOWN,
+        lambda log: train_ppo(config, accelerator=accelerator, log=log, resume="resume" in parsed.flags),
+        total=config.iterations,
+    )
+    _say(accelerator, f"trained policy: {folder}")
+
+
+def run_eval(args: list[str]) -> None:
+    """`stepwell eval BENCHMARK`."""
+    from eval.benchmarks import BENCHMARKS, get_benchmark
+
+    if "--list" in args:
+        for name, benchmark in BENCHMARKS.items():
+            Console().print(f"  {name:<14} {benchmark.description}")
+        return
+    parsed = parse(args, EvalConfig, positional=1)
+    if not parsed.positional:
+        raise UserError(f"which benchmark? stepwell eval NAME; known: {', '.join(BENCHMARKS)}")
+    name = parsed.positional[0]
+    get_benchmark(name)
+    config = EvalConfig.from_dict(parsed.values, parsed.where)
+    with Live(f"eval {name}", 1) as live:
+
+        def on_progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
+            live.total = total
+            live.show(done, numbers)
+
+        result = evaluate_benchmark(name, config, on_progress=on_progress)
+    Console().print(table_text(result.rows()), highlight=False)
+    Console().print(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
+
+
+def run_quickstart_command(args: list[str]) -> None:
+    """`stepwell quickstart`."""
+    from reasoning_rl.quickstart import run_quickstart
+
+    parsed = parse(args, QuickstartConfig, flags=["fresh"])
+    config = QuickstartConfig.from_dict(parsed.values, parsed.where)
+    run_quickstart(config, fresh="fresh" in parsed.flags)
+
+
+def _with_live_log(
+    accelerator: Accelerator,
+    output_dir: str,
+    config: Settings,
+    title: str,
+    shown: Mapping[str, str],
+    train: Callable[[MetricLog], Path],
+    total: int | None = None,
+) -> Path:
+    """Train under a live view on the main process, silently on the others."""
+    if not accelerator.is_main_process:
+        return train(QuietLog())
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    config.to_yaml(Path(output_dir) / "config.yaml")
+    with Live(title, total, shown=shown) as live:
+        return train(RunLog(output_dir, watch=live.watch))
+
+
+def _say(accelerator: Accelerator, text: str) -> None:
+    if accelerator.is_main_process:
+        Console().print(text, highlight=False)

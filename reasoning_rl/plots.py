@@ -1,0 +1,59 @@
+"""Pictures of a run, from its JSON lines. matplotlib is an extra: without it there is one clear line."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data.errors import UserError
+
+INK, SOFT = "#222222", "#8a8a8a"
+COLOURS = ("#2563eb", "#d97706", "#059669", "#b91c1c")
+
+
+def learning_curves(
+    path: str | Path,
+    sft: Sequence[Mapping[str, float]],
+    prm: Sequence[Mapping[str, float]],
+    ppo: Sequence[Mapping[str, float]],
+) -> Path:
+    """Write one PNG with four panels: SFT loss, PRM loss, PPO accuracy on held-out problems, PPO monitors."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ModuleNotFoundError as error:
+        raise UserError("plots need matplotlib: pip install 'stepwell[report]'") from error
+    with plt.rc_context({"axes.edgecolor": SOFT, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), constrained_layout=True)
+        _line(axes[0], sft, "train/loss", COLOURS[0], "loss (nats a token)")
+        axes[0].set(title="1  SFT", xlabel="update", ylim=(0, None))
+        _line(axes[1], prm, "train/loss", COLOURS[1], "training (nats a step)")
+        axes[1].set(title="2  process reward model", xlabel="update", ylim=(0, None))
+        _line(axes[2], ppo, "valid/greedy", COLOURS[2], "greedy", marker="o")
+        _line(axes[2], ppo, "valid/sampled", COLOURS[0], "sampled, T = 1", marker="o")
+        axes[2].set(title="3  PPO-max: held-out accuracy", xlabel="iteration", ylim=(0, 1))
+        _line(axes[3], ppo, "reward/step_score", COLOURS[1], "PRM score")
+        _line(axes[3], ppo, "reward/outcome", COLOURS[0], "verified outcome")
+        _line(axes[3], ppo, "policy/kl_per_response", COLOURS[3], "KL to reference (nats)")
+        axes[3].set(title="4  PPO-max: what is paid, what is true", xlabel="iteration", ylim=(0, None))
+        for axis in axes:
+            axis.grid(alpha=0.25)
+            axis.legend(frameon=False, fontsize=8)
+            axis.title.set_color(INK)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=130)
+        plt.close(figure)
+    return Path(path)
+
+
+def _line(
+    axis: object,
+    rows: Sequence[Mapping[str, float]],
+    name: str,
+    colour: str,
+    label: str,
+    marker: str | None = None,
+) -> None:
+    points = [(row["iteration"], row[name]) for row in rows if row.get(name) is not None]
+    if points:
+        axis.plot(*zip(*points, strict=True), color=colour, label=label, marker=marker, markersize=3, lw=1.4)
