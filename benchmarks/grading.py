@@ -8,13 +8,15 @@ correct against its answer). No model, no network. CPU-seconds include the worke
 
 Keys of --json:
     solutions, agreement         graded GSM8K solutions and the share whose verdict is the recorded one
+    agreement_math_verify        the same share for plain math-verify
     unjudged                     GSM8K solutions without a verdict
     disagreements                list of {row, solver, gold, answer, recorded, status, reason}
     math500, math500_correct     MATH-500 gold solutions graded, and those judged correct
+    math500_correct_math_verify  those plain math-verify accepts
     math500_others               list of {row, status, reason} for the rest (no problem text)
     cpu_seconds, cpu_seconds_math_verify     of ours and of plain math-verify over the same pairs
     ratio                        cpu_seconds_math_verify / cpu_seconds
-    slowest_seconds              longest single verdict of ours, wall clock, worker warm
+    slowest_seconds              longest verdict of ours but one (that one may start the worker), wall clock
 """
 
 import argparse
@@ -72,7 +74,7 @@ def plain_math_verify(gold: str, response: str) -> bool:
 
 
 def cpu_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Return (CPU-seconds of this process and its ended children, result). The worker is ended to be counted."""
+    """Return (CPU-seconds of this process and its ended children, result); the worker is ended too."""
     WORKER.close()
     before = _spent()
     result = work()
@@ -135,7 +137,6 @@ def measure(data: Path) -> dict[str, Any]:
         "cpu_seconds": own,
         "cpu_seconds_math_verify": theirs,
         "ratio": theirs / own,
-        # The first answer that needs the worker pays for its start: left out, as the docstring says.
         "slowest_seconds": sorted(times)[-2],
     }
 

@@ -73,6 +73,8 @@ class Habits:
     """Chance of solving "times as many as" with +."""
     slip: float = 0.0
     """Chance of a result that is off by one."""
+    confusion: float = 0.0
+    """Chance of solving a step with an operation drawn at random from the wrong two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,8 @@ def demonstrate(problem: Problem, rng: Random, habits: Habits) -> str:
             op = relation.op
             if rng.random() < mistaken.get(op, 0.0):
                 op = "+"
+            if habits.confusion and rng.random() < habits.confusion:
+                op = rng.choice([o for o in "+-*" if o != relation.op])
             left = shown[relation.source]
             value = _apply(op, left, relation.operand)
             if rng.random() < habits.slip:

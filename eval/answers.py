@@ -4,7 +4,7 @@ r"""Find the final answer in a response. Not a judge of it: that is eval.math_gr
     extract_answer(r"Hence $\boxed{\frac{1}{2}}$.", "boxed")   # r"\frac{1}{2}"
 
 A *convention* is one way of marking an answer; a *chain* is the conventions of a benchmark in the order in
-which they are tried. Every function takes time linear in the length of the response at most, whatever it holds.
+which they are tried. Every function is at most linear in the length of the response, whatever it holds.
 """
 
 import re

@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import json
 import os
+import re
 import select
 import subprocess
 import sys
@@ -26,12 +27,12 @@ from eval.normalise import (
     Structure,
     is_prose,
     is_word,
+    may_be_product,
     names_agree,
     read_quantity,
     read_structure,
     same_quantity,
     strip_name,
-    sympy_hazard,
     tidy,
 )
 
@@ -47,6 +48,10 @@ GRACE_SECONDS = 0.25
 LONGEST_ANSWER = 4000
 """Characters of the longest final answer that is looked into; beyond, only equal text is judged."""
 
+LONGEST_FOR_SYMPY = 2000
+DEEPEST_NESTING = 50
+LARGEST_EXPONENT = 999
+LARGEST_FACTORIAL = 999
 MAX_ELEMENTS = 64
 MAX_DEPTH = 6
 
@@ -72,7 +77,10 @@ def find_answer(text: str) -> str | None:
     marked = extract_answer(text, "marked")
     if marked is not None:
         return marked
-    return extract_answer(text, "math") if is_prose(text) else text
+    if not is_prose(text):
+        return text
+    found = extract_answer(text, "math")
+    return text if found is None and is_word(tidy(text[:LONGEST_ANSWER])) else found
 
 
 def _judge(gold: str, prediction: str, deadline: float) -> Outcome:
@@ -95,7 +103,9 @@ def _compare(gold: str, prediction: str, deadline: float, depth: int) -> Outcome
     numbers = read_quantity(gold), read_quantity(prediction)
     if numbers[0] and numbers[1]:
         return _compare_quantities(numbers[0], numbers[1])
-    if is_word(gold) or is_word(prediction):
+    if (is_word(gold) or is_word(prediction)) and not may_be_product(gold, prediction):
+        if depth == 0 and not is_word(gold):
+            return "wrong", "no answer"
         same = gold.casefold().split() == prediction.casefold().split()
         return ("correct", "same words") if same else ("wrong", "other words")
     structures = read_structure(gold), read_structure(prediction)
@@ -187,6 +197,32 @@ def _ask_sympy(gold: str, prediction: str, deadline: float) -> Outcome:
     return WORKER.compare(gold, prediction, deadline - time.monotonic())
 
 
+def sympy_hazard(text: str) -> str:
+    """Return why a text must not be handed to sympy, or "": size, nesting, towers and huge exponents."""
+    if len(text) > LONGEST_FOR_SYMPY:
+        return f"longer than {LONGEST_FOR_SYMPY} characters"
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST_NESTING:
+        return f"nested more than {DEEPEST_NESTING} deep"
+    powers = text.replace("**", "^").replace(" ", "")
+    if re.search(r"\^(?:\w+|\{[^{}]*|\([^()]*)\)?\^", powers) or re.search(r"\^\{[^{}]*\}\^", powers):
+        return "a tower of powers"
+    if any(int(n[:9]) > LARGEST_EXPONENT for n in re.findall(r"\^[-+{(]*(\d+)", powers)):
+        return f"an exponent above {LARGEST_EXPONENT}"
+    if re.search(r"!\)*!", powers) or any(
+        int(n[:9]) > LARGEST_FACTORIAL for n in re.findall(r"(\d+)[)}]*!", powers)
+    ):
+        return f"a factorial above {LARGEST_FACTORIAL}!"
+    if any(len(n) > 300 for n in re.findall(r"\d+", powers)):
+        return "a number of more than 300 digits"
+    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
+        return "control characters"
+    return ""
+
+
 class Worker:
     """The client of one `eval.grade_worker` process, started at the first use. Safe in any thread."""
 
@@ -222,6 +258,10 @@ class Worker:
     def close(self) -> None:
         """End the worker process; the next comparison starts another."""
         with self._lock:
+            if self._process and self._process.stdin and self._owner == os.getpid():
+                self._process.stdin.close()  # it ends by itself, and so accounts for its child's CPU time
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(GRACE_SECONDS * 2)
             self._stop()
 
     def reset_after_fork(self) -> None:

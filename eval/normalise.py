@@ -12,10 +12,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-LONGEST_FOR_SYMPY = 2000
-DEEPEST_NESTING = 50
-LARGEST_EXPONENT = 999
-LARGEST_FACTORIAL = 999
 MOST_DIGITS = 2000
 LARGEST_DECIMAL_EXPONENT = 400
 
@@ -78,7 +74,7 @@ _UNIT_TAIL = re.compile(
     r"(?P<body>.*[\d})\]]|.*\\pi)\s*(?P<unit>[A-Za-z][A-Za-z./ ]*)(?:\s?\^\s?\{?(?P<power>[23])\}?)?",
     re.DOTALL,
 )
-_NOT_UNITS = re.compile(r"\b(?:or|and|if|for|base|mod|is|to|in)\b")
+_NOT_UNITS = re.compile(r"\b(?:or|and|if|for|base|mod|is|to|in(?= ))\b")
 
 _UNITS: dict[str, tuple[str, Fraction]] = {
     name: (dimension, Fraction(scale))
@@ -173,7 +169,7 @@ def is_prose(text: str) -> bool:
     r"""Whether a text is a response to search rather than an answer: several lines, or a sentence."""
     if "\n" in text.strip() and "\\begin" not in text:
         return True
-    words = re.sub(r"\\[A-Za-z]+", " ", text[:LONGEST_FOR_SYMPY])
+    words = re.sub(r"\\[A-Za-z]+", " ", text[:MOST_DIGITS])
     return len(re.findall(r"[A-Za-z]{2,}", words)) >= 4 or bool(
         re.search(r"\$[^$]+\$\s*\w|\w\s*\$[^$]+\$", text)
     )
@@ -184,6 +180,12 @@ def is_word(text: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z][A-Za-z' -]*[A-Za-z.]", text)) and bool(
         re.search(r"[A-Za-z]{3}", text)
     )
+
+
+def may_be_product(gold: str, prediction: str) -> bool:
+    """Whether two answers hold the same few letters, so that "abc" may be a times b times c."""
+    letters = [sorted(re.sub(r"[^A-Za-z]", "", side)) for side in (gold, prediction)]
+    return letters[0] == letters[1] and len(letters[0]) <= 5
 
 
 def strip_name(text: str) -> str:
@@ -271,32 +273,6 @@ def read_structure(text: str) -> Structure | None:
         return None
     items = _expand(_split(text, (",", ";", " and ", " or ")))
     return Structure("list", items) if len(items) > 1 else None
-
-
-def sympy_hazard(text: str) -> str:
-    """Return why a text must not be handed to sympy, or "": size, nesting, towers and huge exponents."""
-    if len(text) > LONGEST_FOR_SYMPY:
-        return f"longer than {LONGEST_FOR_SYMPY} characters"
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST_NESTING:
-        return f"nested more than {DEEPEST_NESTING} deep"
-    powers = text.replace("**", "^").replace(" ", "")
-    if re.search(r"\^(?:\w+|\{[^{}]*|\([^()]*)\)?\^", powers) or re.search(r"\^\{[^{}]*\}\^", powers):
-        return "a tower of powers"
-    if any(int(n[:9]) > LARGEST_EXPONENT for n in re.findall(r"\^[-+{(]*(\d+)", powers)):
-        return f"an exponent above {LARGEST_EXPONENT}"
-    if re.search(r"!\)*!", powers) or any(
-        int(n[:9]) > LARGEST_FACTORIAL for n in re.findall(r"(\d+)[)}]*!", powers)
-    ):
-        return f"a factorial above {LARGEST_FACTORIAL}!"
-    if any(len(n) > 300 for n in re.findall(r"\d+", powers)):
-        return "a number of more than 300 digits"
-    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
-        return "control characters"
-    return ""
 
 
 def _value(text: str) -> Fraction | None:

@@ -4,10 +4,13 @@ On a CPU sorting by length is nearly the whole gain over padding; packing pays o
 attention kernels. The plan never changes what is learned: losses are sums, divided once.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from data.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Example(Protocol):
@@ -22,7 +25,10 @@ class Example(Protocol):
 def drop_overlong(
     examples: Sequence[Any], limit: int, policy: Literal["error", "skip"]
 ) -> tuple[list[Any], int]:
-    """Return the examples of at most `limit` tokens and how many were left out; with "error" none may be."""
+    """Return the examples of at most `limit` tokens and how many were left out, of which a warning tells.
+
+    Raises UserError naming the longest when the policy is "error" and any is too long.
+    """
     kept = [example for example in examples if len(example) <= limit]
     if len(kept) < len(examples) and policy == "error":
         worst = max(examples, key=len)
@@ -30,6 +36,13 @@ def drop_overlong(
             f"example {worst.id or '(unnamed)'} has {len(worst)} tokens, the limit is {limit} "
             f"({len(examples) - len(kept)} of {len(examples)} exceed it); shorten it, raise max_length "
             "(within the model's context) or fit.micro_batch_tokens, or set fit.overlong: skip"
+        )
+    if len(kept) < len(examples):
+        logger.warning(
+            "%d of %d examples exceed %d tokens and are left out",
+            len(examples) - len(kept),
+            len(examples),
+            limit,
         )
     return kept, len(examples) - len(kept)
 

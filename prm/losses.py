@@ -1,6 +1,7 @@
 """Losses of process reward models and which steps they look at. Pure functions of tensors.
 
-N supervised steps. Class 0 is wrong, class 1 is correct; a label is P(correct) in [0, 1], hard or soft.
+N supervised steps. Class 0 is wrong, class 1 is correct; a label is P(correct) in [0, 1], hard or soft, and
+counts as correct from 1/2 on.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ def step_cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, StepStat
     labels = labels.to(logprobs.dtype)
     loss = -(labels * logprobs[:, 1] + (1 - labels) * logprobs[:, 0]).sum()
     with torch.no_grad():
-        agrees = (logits[:, 1] > logits[:, 0]) == (labels > 0.5)
+        agrees = (logits[:, 1] >= logits[:, 0]) == (labels >= 0.5)
         stats = StepStats(correct=agrees.sum(), positive=labels.sum(), score=logprobs[:, 1].exp().sum())
     return loss, stats
 

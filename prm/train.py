@@ -79,7 +79,8 @@ class PRMConfig(Settings):
     threshold: float = Field(0.5, gt=0, lt=1)
     """Score below which a step counts as wrong in validation."""
     keep_best: str | None = None
-    """Validation metric (e.g. valid/auc, larger is better) whose best weights are saved; null: the last."""
+    """Validation metric, larger is better (e.g. valid/step_auc), whose best weights are kept; null: off, the
+    last weights are."""
     output_dir: str = "runs/prm"
     """Checkpoints go to checkpoints/ in it, the trained model to model/."""
     fit: FitConfig = FitConfig()

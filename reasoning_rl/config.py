@@ -276,9 +276,9 @@ class QuickstartConfig(Settings):
     """CPU threads; 0 takes every core this process may use."""
     demonstrations: Count = 38_400
     """Worked problems that SFT imitates."""
-    solutions: Count = 12_000
-    """Responses sampled from the SFT model and labelled step by step for the PRM; a third as many gold
-    solutions, every other one with a planted mistake, are added."""
+    solutions: Count = 9_000
+    """Responses sampled from the SFT model and labelled step by step for the PRM; two thirds as many
+    synthetic solutions with planted mistakes are added."""
     problems: Count = 500
     """Held-out problems in each evaluation."""
     ppo_iterations: Count = 80

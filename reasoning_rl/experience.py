@@ -146,7 +146,7 @@ def task_rewards(
 
 
 def rollout_metrics(rollout: Rollout, scores: Scores, totals: Tensor) -> dict[str, float]:
-    """Return the monitors of one batch of rollouts, the hack gauge among them (docs/metrics.md)."""
+    """Return the monitors of one batch of rollouts, the hack gauge (hack/*) among them."""
     counts = rollout.step_mask.sum(1).float()
     responses = rollout.action_mask.sum(1).float()
     mean_score = (scores.step_scores * scores.scored).sum(1) / scores.scored.sum(1).clamp(min=1)

@@ -69,7 +69,7 @@ PPO: dict[str, Any] = {
     "policy": "outputs/quickstart/sft/model",
     "prm": "outputs/quickstart/prm/model",
     "problems": "arithmetic",
-    "output_dir": "outputs/quickstart/ppo",
+    "output_dir": "outputs/ppo",
     "iterations": 80,
     "validate_every": 8,
     "save_every": 10,
@@ -223,7 +223,7 @@ def _label(run: Quickstart) -> dict[str, Any]:
             live.show(len(solutions), {})
     write_steps(
         run.folder / "label" / "train.jsonl",
-        solutions + labelled_corruptions(run.config.solutions // 3, 10 * seed + 4),
+        solutions + labelled_corruptions(2 * run.config.solutions // 3, 10 * seed + 4),
     )
     write_steps(run.folder / "label" / "held_out.jsonl", labelled_samples(generator, held_out))
     tokenizer = word_tokenizer()

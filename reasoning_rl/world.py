@@ -4,7 +4,7 @@ from random import Random
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from data.arithmetic import CORRUPTIONS, Habits, corrupt, demonstrate, label_solution, make_problems
 from data.protocols import TextGenerator
@@ -18,7 +18,7 @@ MAX_NEW_TOKENS = 64
 class WorldConfig(Settings):
     """How the quickstart's demonstrations are made, and how large its model is."""
 
-    fewer_as_more: Fraction = 0.65
+    fewer_as_more: Fraction = 0.6
     """Share of the demonstrations' "fewer than" steps solved with +: the main bad habit."""
     times_as_more: Fraction = 0.4
     """Share of the "times as many" steps solved with +."""
@@ -71,14 +71,20 @@ def labelled_samples(generator: TextGenerator, problems: list[Problem]) -> list[
     return [label_solution(p, samples[0].text) for p, samples in zip(problems, drawn, strict=True)]
 
 
-def labelled_corruptions(count: int, seed: int) -> list[StepSolution]:
-    """Return gold solutions, every other one with a planted mistake: what a policy learns to try later.
+SYNTHETIC_HABITS = Habits(confusion=0.2, slip=0.1)
 
-    Repeats and chatter are rare in a fresh policy's samples, but they are how a reward model gets hacked.
+
+def labelled_corruptions(count: int, seed: int) -> list[StepSolution]:
+    """Return synthetic labelled solutions: mistakes that a fresh policy rarely makes, but may come to.
+
+    A PRM that only saw the policy's own habit (adding) never learned that subtracting can be wrong too, and
+    PPO finds that out at once: its score rises while the answers get worse. So half of these are wrong in any
+    operation, with later steps following consistently, and half carry one planted corruption of any kind.
     """
     rng = Random(f"corruptions {seed}")
     out = []
     for i, problem in enumerate(make_problems(count, seed, split="train")):
         kind = CORRUPTIONS[(i // 2) % len(CORRUPTIONS)]
-        out.append(label_solution(problem, corrupt(problem, rng, kind) if i % 2 else problem.solution))
+        text = demonstrate(problem, rng, SYNTHETIC_HABITS) if i % 2 else corrupt(problem, rng, kind)
+        out.append(label_solution(problem, text))
     return out

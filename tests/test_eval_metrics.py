@@ -216,6 +216,7 @@ def test_step_metrics_without_one_class_are_not_a_number_rather_than_zero():
     metrics = step_metrics([1.0, 1.0], [0.9, 0.2], 0.5)
     assert math.isnan(metrics["step_auc"]) and math.isnan(metrics["balanced_accuracy"])
     assert metrics["step_accuracy"] == 0.5 and metrics["majority_accuracy"] == 1.0
+    assert step_metrics([0.0, 0.0, 1.0], [0.1] * 3, 0.5)["majority_accuracy"] == pytest.approx(2 / 3)
     assert all(map(math.isnan, step_metrics([], [], 0.5).values()))
 
 

@@ -320,13 +320,14 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=0)
 
 
-def test_user_errors_say_what_to_change(tmp_path):
+def test_user_errors_say_what_to_change(tmp_path, caplog):
     with pytest.raises(UserError, match=r"row \d+ has \d+ tokens, the limit is 10 "):
         train(tiny(), tmp_path, micro_batch_tokens=10)
     long = [Sentence([1] * 65, "the long one")]
     with pytest.raises(UserError, match="the long one has 65 tokens, the limit is 64"):
         train(tiny(), tmp_path, examples=long, micro_batch_tokens=1000)
     assert len(train(tiny(), tmp_path, examples=[*sentences(4), *long], overlong="skip")) == 1
+    assert "1 of 5 examples exceed 64 tokens and are left out" in caplog.text
     with pytest.raises(UserError, match="no examples"):
         train(tiny(), tmp_path, examples=long, overlong="skip")
     train(tiny(), tmp_path / "run", save_every=1, max_updates=1)

@@ -11,8 +11,8 @@ def test_cross_entropy_by_hand():
     logits = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0], [0.0, 0.0]])
     loss, stats = step_cross_entropy(logits, torch.tensor([1.0, 1.0, 0.0]))
     assert float(loss) == pytest.approx(-math.log(3 / 4) - math.log(1 / 5) - math.log(1 / 2), rel=1e-6)
-    # The tie of the third step counts as "wrong", which is its label.
-    assert (int(stats.correct), float(stats.positive)) == (2, 2.0)
+    # The tie of the third step counts as "correct", against its label; the second step is judged wrong.
+    assert (int(stats.correct), float(stats.positive)) == (1, 2.0)
     assert float(stats.score) == pytest.approx(3 / 4 + 1 / 5 + 1 / 2)
 
 
