@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data.errors import UserError
-from data.prompts import render
+from data.prompts import get_template, render
 from data.protocols import Grader, MetricLog
 from data.schema import Problem, Sampling
 from eval.answers import extract_answer
@@ -153,6 +153,7 @@ def evaluate_benchmark(
         difficulty=config.difficulty,
         seed=config.seed,
     )
+    template = config.template or benchmark.template
     common: dict[str, Any] = {
         "out_dir": Path(config.output_dir) / name,
         "grader": make_grader(name),
@@ -167,7 +168,6 @@ def evaluate_benchmark(
         return evaluate(problems, samples=read_samples(config.samples, problems), **common)
     model, tokenizer = load_backbone(config.model or ""), load_tokenizer(config.model or "")
     generator = HFGenerator(model, tokenizer, max_batch=config.max_batch, seed=config.seed)
-    template = config.template or benchmark.template
     temperature = config.temperature
     if temperature is None:
         temperature = 0.0 if config.num_samples == 1 else 1.0
@@ -176,6 +176,7 @@ def evaluate_benchmark(
         temperature=temperature,
         top_p=config.top_p,
         n=config.num_samples,
+        stop=get_template(template).stop,
         seed=config.seed,
     )
     return evaluate(

@@ -5,8 +5,8 @@ it stopped. `summary.json` holds, under these keys:
 
     config, versions, machine      what ran where
     stages.NAME                    seconds, tokens, tokens_per_second, peak_rss_mb (of the process so far)
-    prm                            step_auc, step_accuracy, ece, first_error_f1 ... against the
-                                   oracle, on samples for held-out problems
+    prm                            step_auc, step_accuracy, ece, first_error_f1 ... against the oracle, on
+                                   samples for held-out problems; threshold was chosen on others
     accuracy.WHEN.SPLIT_HOW        value, low, high (95 %), num_problems: WHEN sft or ppo, SPLIT standard or
                                    hard, HOW greedy or sampled (temperature 1)
     rollouts, rollout_tokens       what PPO sampled
@@ -31,11 +31,11 @@ from rich.table import Table
 from data.arithmetic import make_problems
 from data.errors import UserError
 from data.files import write_atomically
-from data.schema import Sampling
+from data.schema import Sampling, StepSolution
 from data.step_readers import write_steps
 from data.world_tokenizer import word_tokenizer
 from eval.benchmarks import make_grader
-from eval.metrics import solution_metrics, step_metrics
+from eval.metrics import best_threshold, solution_metrics, step_metrics
 from eval.run import evaluate
 from prm.checkpoint import save_model
 from prm.fit import FitConfig, fit
@@ -59,10 +59,10 @@ from reasoning_rl.world import (
     prompt,
 )
 
-NUM_HELD_OUT = 500
+NUM_HELD_OUT = 1000
+"""Solutions that judge the PRM: half choose its threshold, half are reported."""
 SFT_FIT = {"learning_rate": 4e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 400}
 PRM_FIT = {"learning_rate": 1e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 300}
-PRM_THRESHOLD = 0.5
 
 PPO: dict[str, Any] = {
     "preset": "ppo_max",
@@ -81,7 +81,7 @@ PPO: dict[str, Any] = {
         "top_p": 1.0,
     },
     "reward": {"form": "delta", "step_weight": 1.0, "outcome_weight": 1.0, "clip": 5.0},
-    "kl": {"coef": 0.02},
+    "kl": {"coef": 0.03},
     "critic": {"learning_rate": 1e-3, "pretrain_iterations": 2, "value_clip_range": 0.5},
     "update": {
         "minibatch_size": 64,
@@ -262,15 +262,18 @@ def _prm(run: Quickstart) -> dict[str, Any]:
         ),
     )
     save_model(run.folder / "prm" / "model", prm, tokenizer)
-    scores = LocalScorer(prm, tokenizer).score([s.problem for s in held_out], [s.steps for s in held_out])
-    labels = [s.labels for s in held_out]
-    flat_labels = [label for row in labels for label in row]
-    flat_scores = [score for row in scores for score in row]
-    metrics = step_metrics(flat_labels, flat_scores, PRM_THRESHOLD) | solution_metrics(
-        labels, scores, PRM_THRESHOLD
-    )
+    metrics = _judge_prm(LocalScorer(prm, tokenizer), held_out)
     texts = [s.problem + "\n" + "\n".join(s.steps) for s in solutions]
     return {"metrics": metrics, "tokens": sum(map(len, tokenizer(texts)["input_ids"]))}
+
+
+def _judge_prm(scorer: LocalScorer, held_out: list[StepSolution]) -> dict[str, float]:
+    """Metrics on one half of the held-out solutions, at the threshold of the best F1 on the other half."""
+    scores = scorer.score([s.problem for s in held_out], [s.steps for s in held_out])
+    half = len(held_out) // 2
+    threshold, _ = best_threshold([s.first_error for s in held_out[:half]], scores[:half])
+    labels = [s.labels for s in held_out[half:]]
+    return {"threshold": threshold, **solution_metrics(labels, scores[half:], threshold)}
 
 
 def ppo_config(config: QuickstartConfig) -> PPOConfig:
