@@ -39,7 +39,7 @@ from data.files import read_jsonl, write_atomically
 from data.schema import StepSolution
 from data.step_readers import read_steps
 from data.world_tokenizer import byte_bpe_tokenizer
-from eval.metrics import step_metrics
+from eval.metrics import solution_metrics
 from prm.fit import FitConfig, fit
 from prm.model import new_prm
 from prm.scorer import LocalScorer
@@ -126,7 +126,7 @@ def train_and_score(
             prm_config(seed, f"{folder}/prm"),
             accelerator=Accelerator(cpu=True),
             log=Progress("PRM"),
-            step_metrics=step_metrics,
+            step_metrics=solution_metrics,
         )
     scorer = LocalScorer(prm, tokenizer, max_length=MAX_LENGTH)
     rows = scorer.score([s.problem[-PROBLEM_CHARS:] for s in test], [s.steps for s in test])

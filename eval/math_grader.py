@@ -52,6 +52,9 @@ LONGEST_FOR_SYMPY = 2000
 DEEPEST_NESTING = 50
 LARGEST_EXPONENT = 999
 LARGEST_FACTORIAL = 999
+# Spaces carry no meaning, but "1 2" is not 12.
+_SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+
 MAX_ELEMENTS = 64
 MAX_DEPTH = 6
 
@@ -95,8 +98,10 @@ def _compare(gold: str, prediction: str, deadline: float, depth: int) -> Outcome
     """Compare two tidied answers."""
     if not names_agree(gold, prediction):
         return "wrong", "another variable"
-    gold, prediction = strip_name(gold), strip_name(prediction)
-    if gold.replace(" ", "") == prediction.replace(" ", ""):
+    values = strip_name(gold), strip_name(prediction)
+    if "=" not in "".join(values):  # else one is an equation, which "y =" may belong to
+        gold, prediction = values
+    if _SPACE.sub("", gold) == _SPACE.sub("", prediction):
         return "correct", "same text after normalising"
     if not prediction:
         return "wrong", "no answer"

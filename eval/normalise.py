@@ -50,7 +50,11 @@ _REWRITES = tuple(
         (r"\\frac\s*(\d)\s*(?=\{)", r"\\frac{\1}"),
         (r"(\\frac\s*\{[^{}]*\})\s*(\d|[A-Za-z])", r"\1{\2}"),
         (r"\\sqrt\s*(\d|[A-Za-z])", r"\\sqrt{\1}"),
-        (r"\^\{(-?\w)\}", r"^\1"),
+        (r"\^\{(\w)\}", r"^\1"),
+        (r"\^\s*(-\s?(?:\d+|[A-Za-z]))", r"^{\1}"),  # LaTeX reads 2^-1 as (2^-)1
+        (r"√\s*(\d+|[A-Za-z])", r"\\sqrt{\1}"),
+        (r"√\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+        (r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d,])", lambda m: m[0].replace(" ", "")),
         (r"\\infin(?![A-Za-z])|(?<![A-Za-z\\])(?:infinity|inf|oo)(?![A-Za-z])", r"\\infty"),
     )
 )  # fmt: skip
@@ -74,7 +78,7 @@ _UNIT_TAIL = re.compile(
     r"(?P<body>.*[\d})\]]|.*\\pi)\s*(?P<unit>[A-Za-z][A-Za-z./ ]*)(?:\s?\^\s?\{?(?P<power>[23])\}?)?",
     re.DOTALL,
 )
-_NOT_UNITS = re.compile(r"\b(?:or|and|if|for|base|mod|is|to|in(?= ))\b")
+_NOT_UNITS = re.compile(r"\b(?:or|and|if|for|base|mod|is|to|in(?= \S))\b")
 
 _UNITS: dict[str, tuple[str, Fraction]] = {
     name: (dimension, Fraction(scale))
@@ -91,6 +95,8 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
     for words, scale in names.items()
     for name in words.split()
 }  # fmt: skip
+
+_MULTIPLIERS = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,8 @@ def read_quantity(text: str) -> Quantity | None:
     if value is None and (match := _UNIT_TAIL.fullmatch(body)) and not _NOT_UNITS.search(match["unit"]):
         value = _value(match["body"].strip()) if len(match["unit"]) > 1 or match["unit"] in _UNITS else None
         unit, power = _singular(match["unit"]), int(match["power"] or 1)
+        if value is not None and unit in _MULTIPLIERS:
+            return Quantity(value * _MULTIPLIERS[unit])
         if words := re.fullmatch(r"(square|sq|cubic|cu)\.? (.+)", unit):
             unit, power = words[2], 2 if words[1].startswith("s") else 3
     return None if value is None else Quantity(value, unit, power)
@@ -262,6 +270,8 @@ def read_structure(text: str) -> Structure | None:
     parts = _split(text, (r"\cup",))
     if len(parts) > 1:
         return Structure("union", tuple(parts))
+    if re.fullmatch(r"\{[^{}]*,[^{}]*\}", text):  # a set whose braces were typed without backslashes
+        text = f"\\{text[:-1]}\\}}"
     closed = _enclosed(text)
     if closed is not None:
         opening, inner, closing = closed

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -120,7 +121,7 @@ def load_prm(path: str | Path) -> PreTrainedModel:
     if prm.config.num_labels != 2 or getattr(prm.config, "prm_format", None) != FORMAT:
         raise UserError(
             f"{path}: no process reward model of this project (config.prm_format is "
-            f"{getattr(prm.config, 'prm_format', None)!r}); read other PRMs through prm.formats"
+            f"{getattr(prm.config, 'prm_format', None)!r}); give a folder that `stepwell prm` trained"
         )
     return prm
 
@@ -278,7 +279,11 @@ def _load(path: str | Path, read: Any) -> Any:
         raise UserError(f"{path}: no such file or folder (working folder: {Path.cwd()})")
     try:
         return read()
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        # A broken tokenizer.json raises a plain Exception, weights of other sizes a RuntimeError.
+        known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+        if not isinstance(error, known) and type(error) is not Exception:
+            raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be loaded ({first}); give a local folder or a hub id") from error
 

@@ -1,7 +1,7 @@
 """Training a process reward model on step-labelled solutions.
 
     config = PRMConfig(data="steps.jsonl", model="Qwen/Qwen2.5-Math-1.5B")
-    folder = train_prm(config, accelerator=Accelerator(), log=log, step_metrics=step_metrics)
+    folder = train_prm(config, accelerator=Accelerator(), log=log, step_metrics=solution_metrics)
 
 The held-out part is a share of the *problems*, never of the rows: solutions of one problem look alike.
 """
@@ -43,8 +43,10 @@ from prm.model import (
 )
 from prm.scorer import LocalScorer
 
-StepMetrics = Callable[[Sequence[float], Sequence[float], float], Mapping[str, float]]
-"""(labels, scores, threshold) of N steps -> metrics, e.g. eval.metrics.step_metrics."""
+StepMetrics = Callable[
+    [Sequence[Sequence[float | None]], Sequence[Sequence[float | None]], float], Mapping[str, float]
+]
+"""(labels, scores, threshold), one row a solution -> metrics, e.g. eval.metrics.solution_metrics."""
 
 logger = logging.getLogger(__name__)
 
@@ -286,20 +288,24 @@ def validate_prm(
 ) -> dict[str, float]:
     """Return valid/* metrics over the supervised steps: loss in nats, unscored steps, and step_metrics."""
     scores = scorer.score([s.problem for s in held_out], [s.steps for s in held_out])
-    labels_kept, scores_kept, num_unscored = [], [], 0
-    for solution, row in zip(held_out, scores, strict=True):
-        for label, score, counts in zip(
-            solution.labels, row, supervision_mask(solution.labels, supervise), strict=True
-        ):
-            if counts and score is not None:
-                labels_kept.append(float(label or 0.0))
-                scores_kept.append(score)
-            num_unscored += counts and score is None
-    metrics = {"valid/unscored_steps": float(num_unscored)}
-    if labels_kept:
-        metrics["valid/loss"] = math.fsum(map(_nats, labels_kept, scores_kept)) / len(labels_kept)
+    labels: list[list[float | None]] = []
+    for solution in held_out:
+        mask = supervision_mask(solution.labels, supervise)
+        labels.append(
+            [label if counts else None for label, counts in zip(solution.labels, mask, strict=True)]
+        )
+    rated = [
+        (label, score)
+        for label_row, score_row in zip(labels, scores, strict=True)
+        for label, score in zip(label_row, score_row, strict=True)
+        if label is not None
+    ]
+    nats = [_nats(label, score) for label, score in rated if score is not None]
+    metrics = {"valid/unscored_steps": float(len(rated) - len(nats))}
+    if nats:
+        metrics["valid/loss"] = math.fsum(nats) / len(nats)
         if step_metrics:
-            named = step_metrics(labels_kept, scores_kept, threshold)
+            named = step_metrics(labels, scores, threshold)
             metrics |= {f"valid/{name}": float(value) for name, value in named.items()}
     return metrics
 

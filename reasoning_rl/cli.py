@@ -1,6 +1,7 @@
 """The `stepwell` command. Heavy imports wait until a verb runs, so that help appears at once.
 
-A user's mistake (UserError) prints its one or two lines and exits with code 2, without a traceback.
+A user's mistake (UserError, or a file the system refuses) prints its one or two lines and exits with code 2,
+without a traceback.
 """
 
 import os
@@ -33,6 +34,11 @@ def main(args: Sequence[str] | None = None) -> None:
         _dispatch(words)
     except UserError as error:
         sys.stderr.write(f"stepwell: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        sys.stderr.write(f"stepwell: {error.filename}: {error.strerror}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("stepwell: interrupted; --resume continues from the last checkpoint\n")

@@ -61,7 +61,7 @@ def run_sft(args: list[str]) -> None:
 
 def run_prm(args: list[str]) -> None:
     """`stepwell prm`."""
-    from eval.metrics import step_metrics
+    from eval.metrics import solution_metrics
     from prm.train import PRMConfig, train_prm
 
     parsed = parse(args, PRMConfig, flags=["resume"])
@@ -78,7 +78,7 @@ def run_prm(args: list[str]) -> None:
             config,
             accelerator=accelerator,
             log=log,
-            step_metrics=step_metrics,
+            step_metrics=solution_metrics,
             resume="resume" in parsed.flags,
         ),
     )
@@ -148,10 +148,18 @@ def _with_live_log(
     """Train under a live view on the main process, silently on the others."""
     if not accelerator.is_main_process:
         return train(QuietLog())
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    config.to_yaml(Path(output_dir) / "config.yaml")
+    is_recorded = False
     with Live(title, total, shown=shown) as live:
-        return train(RunLog(output_dir, watch=live.watch))
+
+        def watch(iteration: int, metrics: Mapping[str, float]) -> None:
+            nonlocal is_recorded
+            if not is_recorded:
+                # Not sooner: settings that are refused must not replace those of the run in the folder.
+                config.to_yaml(Path(output_dir) / "config.yaml")
+                is_recorded = True
+            live.watch(iteration, metrics)
+
+        return train(RunLog(output_dir, watch=watch))
 
 
 def _say(accelerator: Accelerator, text: str) -> None:

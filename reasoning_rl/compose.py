@@ -14,6 +14,7 @@ from data.errors import UserError
 from data.prompts import get_template, render
 from data.protocols import Grader, MetricLog
 from data.schema import Problem, Sampling
+from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
 from eval.run import EvalResult, evaluate, read_samples
@@ -25,7 +26,7 @@ from reasoning_rl.models import critic_from_policy, critic_from_prm
 from reasoning_rl.ppo import Learner, run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
-from reasoning_rl.sft import encode_pairs, read_pairs
+from reasoning_rl.sft import encode_pairs
 
 VALIDATION_SEED = 1_000_003
 
@@ -53,8 +54,9 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     problems, held_out = _problems(config, name, source)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(
-            f"{config.problems}: {len(problems)} problems, fewer than rollout.problems_per_iteration "
-            f"{config.rollout.problems_per_iteration}"
+            f"{config.problems}: {len(problems)} training problems beside {len(held_out)} held out, fewer "
+            f"than rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it or "
+            "num_validation, or raise num_problems"
         )
     run_ppo(
         config,
@@ -95,14 +97,14 @@ def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Pr
     `num_validation` training problems are held out; a benchmark's test split is never touched."""
     options = {"source": source, "difficulty": config.difficulty}
     if name == "arithmetic":
-        held_out = read_benchmark(
+        train = read_benchmark(name, split="train", limit=config.num_problems, seed=config.seed, **options)
+        if not config.num_validation:
+            return train, []
+        return train, read_benchmark(
             name, split="validation", limit=config.num_validation, seed=VALIDATION_SEED, **options
         )
-        return read_benchmark(
-            name, split="train", limit=config.num_problems, seed=config.seed, **options
-        ), held_out
     pool = read_benchmark(name, split="train", limit=config.num_problems + config.num_validation, **options)
-    cut = len(pool) - config.num_validation
+    cut = max(0, len(pool) - config.num_validation)
     return pool[:cut], pool[cut:]
 
 
@@ -132,8 +134,7 @@ def _validation(
 def _demonstrations(config: PPOConfig, tokenizer: Any) -> Demonstrations | None:
     if config.demonstrations is None:
         return None
-    pairs, places = read_pairs(config.demonstrations, "prompt", "response")
-    encoded = encode_pairs(tokenizer, pairs, ids=places)
+    encoded = encode_pairs(tokenizer, read_sft(config.demonstrations))
     return Demonstrations(encoded, batch_size=config.update.minibatch_size, seed=config.seed)
 
 

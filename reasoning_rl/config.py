@@ -173,7 +173,7 @@ class PPOConfig(Settings):
     def from_preset(cls, values: dict[str, Any], where: str = "config") -> Self:
         """Build from nested values over the preset that they name ("ppo_max" when they name none)."""
         name = values.get("preset", "ppo_max")
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise UserError(f"{where}: unknown preset '{name}'" + did_you_mean(str(name), PRESETS))
         return cls.from_dict(merge(PRESETS[name], values), where=where)
 

@@ -101,7 +101,8 @@ class Live:
 
 def seconds_text(seconds: float) -> str:
     """Return "3 min 05 s" or "12.3 s"."""
-    return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s" if seconds >= 60 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if seconds >= 59.95 else f"{seconds:.1f} s"
 
 
 def table_text(rows: Iterable[tuple[str, str]]) -> str:

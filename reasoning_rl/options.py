@@ -1,7 +1,7 @@
 """Command-line options of a settings class: `--update.learning-rate 1e-4` over a YAML file over a preset.
 
-Not a general argument parser: one dotted option a field, values read as YAML, all checks left to the settings
-class, so that a file and a command line give the same errors.
+Not a general argument parser: one dotted option a field, values read as YAML (texts as they are typed), all
+checks left to the settings class, so that a file and a command line give the same errors.
 """
 
 import difflib
@@ -40,7 +40,7 @@ def parse(
 
     Raises UserError for an unknown option (with the nearest ones), a missing value or a stray word.
     """
-    known = set(field_names(model))
+    known = _annotations(model)
     parsed = Parsed(values={})
     options: dict[str, Any] = {}
     queue = list(args)
@@ -54,6 +54,8 @@ def parse(
         name, _, value = word[2:].partition("=")
         dotted = name.replace("-", "_")
         if dotted in flags:
+            if "=" in word:
+                raise UserError(f"option --{name} takes no value: --{name}")
             parsed.flags.add(dotted)
             continue
         if dotted != "config" and dotted not in known:
@@ -65,18 +67,23 @@ def parse(
         if dotted == "config":
             parsed.values, parsed.where = read_yaml(value), value
         else:
-            options = merge(options, _nest(dotted.split("."), _value(value)))
+            options = merge(options, _nest(dotted.split("."), _value(value, known[dotted])))
     parsed.values = merge(parsed.values, options)
     return parsed
 
 
 def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Return the dotted names of all leaf fields."""
-    names = []
+    return list(_annotations(model, prefix))
+
+
+def _annotations(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted name of every leaf field -> its type."""
+    found: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         nested = _nested(info)
-        names += field_names(nested, f"{prefix}{name}.") if nested else [prefix + name]
-    return names
+        found |= _annotations(nested, f"{prefix}{name}.") if nested else {prefix + name: info.annotation}
+    return found
 
 
 def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
@@ -104,14 +111,20 @@ def _nested(info: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _value(text: str) -> Any:
-    """YAML's reading, but 1e-4 is a number, and none switches a setting off."""
+def _value(text: str, kind: Any) -> Any:
+    """YAML's reading, but 1e-4 is a number, none switches a setting off, and what is to be a text stays as it
+    was typed: a folder may be named 2024-01-01."""
+    if kind is str:
+        return text
     if text.lower() in ("none", "null"):
         return None
+    if kind == str | None:
+        return text
     try:
-        return float(text) if "e" in text.lower() and text[:1] in "+-.0123456789" else yaml.safe_load(text)
+        read = float(text) if "e" in text.lower() and text[:1] in "+-.0123456789" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError):
         return text
+    return text if read is None else read
 
 
 def _nest(path: list[str], value: Any) -> dict[str, Any]:

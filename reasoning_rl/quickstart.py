@@ -35,7 +35,7 @@ from data.schema import Sampling, StepSolution
 from data.step_readers import write_steps
 from data.world_tokenizer import word_tokenizer
 from eval.benchmarks import make_grader
-from eval.metrics import best_threshold, solution_metrics, step_metrics
+from eval.metrics import best_threshold, solution_metrics
 from eval.run import evaluate
 from prm.checkpoint import save_model
 from prm.fit import FitConfig, fit
@@ -257,7 +257,7 @@ def _prm(run: Quickstart) -> dict[str, Any]:
             settings,
             accelerator=run.accelerator,
             log=log,
-            step_metrics=step_metrics,
+            step_metrics=solution_metrics,
             resume=True,
         ),
     )

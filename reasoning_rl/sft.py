@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from data.errors import UserError, did_you_mean
-from data.files import read_jsonl
+from data.errors import UserError
 from data.protocols import MetricLog
 from data.settings import Settings
+from data.task_readers import read_sft
 from prm.batching import drop_overlong
 from prm.checkpoint import save_model
 from prm.fit import FitConfig, check_fit, fit
@@ -38,11 +38,9 @@ class SFTConfig(Settings):
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer; null: the model's own."""
     data: str
-    """JSON lines, one prompt and response each (.jsonl or .jsonl.gz)."""
-    prompt_field: str = "prompt"
-    """Name of the prompt in a row."""
-    response_field: str = "response"
-    """Name of the response in a row."""
+    """File, folder or hub id of rows {prompt, response}, {problem, solution} or a chat {messages}."""
+    split: str = "train"
+    """Split of a hub id or folder."""
     output_dir: str = "runs/sft"
     """Checkpoints go to checkpoints/ in it, the trained model to model/."""
     max_length: int = Field(1024, ge=2)
@@ -150,24 +148,6 @@ def encode_pairs(
     return drop_overlong(encoded, max_length, overlong)[0]
 
 
-def read_pairs(
-    path: str | Path, prompt_field: str, response_field: str
-) -> tuple[list[tuple[str, str]], list[str]]:
-    """Return (prompt, response) pairs of a JSON-lines file and their places "file:line"."""
-    pairs, places = [], []
-    for line, row in read_jsonl(path):
-        values = []
-        for name, setting in ((prompt_field, "prompt_field"), (response_field, "response_field")):
-            if not isinstance(row.get(name), str):
-                raise UserError(f"{path}:{line}: no text field '{name}' ({setting}){did_you_mean(name, row)}")
-            values.append(row[name])
-        pairs.append((values[0], values[1]))
-        places.append(f"{path}:{line}")
-    if not pairs:
-        raise UserError(f"{path}: holds no pairs")
-    return pairs, places
-
-
 def train_sft(
     config: SFTConfig,
     *,
@@ -181,10 +161,10 @@ def train_sft(
         raise UserError("give exactly one of model and model_config_file")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
-    pairs, places = read_pairs(config.data, config.prompt_field, config.response_field)
+    pairs = read_sft(config.data, split=config.split)
     check_fit(config.fit, len(pairs), accelerator.num_processes)
     tokenizer = load_tokenizer(config.tokenizer or config.model or "")
-    encoded = encode_pairs(tokenizer, pairs, config.max_length, overlong=config.fit.overlong, ids=places)
+    encoded = encode_pairs(tokenizer, pairs, config.max_length, overlong=config.fit.overlong)
     if config.model:
         model = load_backbone(config.model)
     else:

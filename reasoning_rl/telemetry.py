@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from data.errors import UserError
 from data.files import read_jsonl, write_atomically
 
 MACHINE_GROUPS = ("time/", "memory/")
@@ -23,7 +24,12 @@ class RunLog:
         self, run_dir: str | Path, *, watch: Callable[[int, Mapping[str, float]], None] | None = None
     ) -> None:
         self.run_dir = Path(run_dir)
-        self.run_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.run_dir}: cannot be the run's folder ({error.strerror}); choose another output_dir"
+            ) from error
         self.watch = watch
 
     def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
@@ -33,8 +39,7 @@ class RunLog:
             ("timing.jsonl", timing),
         ):
             row = {"iteration": iteration, **{k: _plain(v) for k, v in sorted(values.items())}}
-            with (self.run_dir / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            _append(self.run_dir / name, json.dumps(row) + "\n")
         if self.watch is not None:
             self.watch(iteration, metrics)
 
@@ -48,6 +53,16 @@ class RunLog:
                     if line.endswith("\n") and json.loads(line)["iteration"] <= iteration:
                         kept.append(line)
                 write_atomically(path, "".join(kept))
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot write ({error.strerror}); free space, then --resume from the last checkpoint"
+        ) from error
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:

@@ -68,7 +68,8 @@ class Log:
 
 
 def accuracy(labels, scores, threshold):
-    hits = [(score >= threshold) == (label > 0.5) for label, score in zip(labels, scores, strict=True)]
+    pairs = [pair for rows in zip(labels, scores, strict=True) for pair in zip(*rows, strict=True)]
+    hits = [(score >= threshold) == (label > 0.5) for label, score in pairs if None not in (label, score)]
     return {"accuracy": sum(hits) / len(hits)}
 
 
@@ -196,7 +197,7 @@ def test_keep_best_restores_the_best_validation(tmp_path):
     seen = []
 
     def scripted(labels, scores, threshold):
-        seen.append(list(scores))
+        seen.append([score for row in scores for score in row])
         return {"auc": next(values)}
 
     prm = tiny()

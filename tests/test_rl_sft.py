@@ -10,7 +10,7 @@ from data.errors import UserError
 from data.world_tokenizer import byte_bpe_tokenizer, word_tokenizer
 from prm.fit import FitConfig, fit
 from prm.model import load_tokenizer
-from reasoning_rl.sft import EncodedPair, NextToken, SFTConfig, encode_pairs, read_pairs, train_sft
+from reasoning_rl.sft import EncodedPair, NextToken, SFTConfig, encode_pairs, train_sft
 
 PAIRS = [(f"{a} plus {b} is ", f"{a + b}\nDone.") for a in range(6) for b in range(6)]
 TOKENIZER = byte_bpe_tokenizer([prompt + response for prompt, response in PAIRS], 320)
@@ -160,18 +160,6 @@ def test_unusable_pairs_and_tokenizers_are_named():
     with pytest.raises(UserError, match=r"no EOS token.*set tokenizer.eos_token"):
         encode_pairs(mute, PAIRS)
     assert encode_pairs(TOKENIZER, []) == []
-
-
-def test_rows_without_the_field_are_named_with_their_line(tmp_path):
-    path = tmp_path / "pairs.jsonl"
-    path.write_text('{"prompt": "a", "response": "b"}\n{"prompt": "a", "respones": "b"}\n')
-    with pytest.raises(UserError, match=r"pairs.jsonl:2: no text field 'response'.*did you mean 'respones'"):
-        read_pairs(path, "prompt", "response")
-    path.write_text('{"question": "a", "answer": "b"}\n')
-    assert read_pairs(path, "question", "answer") == ([("a", "b")], [f"{path}:1"])
-    path.write_text("\n")
-    with pytest.raises(UserError, match="holds no pairs"):
-        read_pairs(path, "prompt", "response")
 
 
 def test_a_run_from_files_resumes_and_saves_a_plain_model(tmp_path):
