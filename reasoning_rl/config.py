@@ -276,8 +276,8 @@ class QuickstartConfig(Settings):
     """CPU threads; 0 takes every core this process may use."""
     demonstrations: Count = 38_400
     """Worked problems that SFT imitates."""
-    solutions: Count = 9_000
-    """Responses sampled from the SFT model and labelled step by step for the PRM; two thirds as many
+    solutions: Count = 14_000
+    """Responses sampled from the SFT model and labelled step by step for the PRM; half as many
     synthetic solutions with planted mistakes are added."""
     problems: Count = 500
     """Held-out problems in each evaluation."""

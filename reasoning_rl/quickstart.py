@@ -5,8 +5,8 @@ it stopped. `summary.json` holds, under these keys:
 
     config, versions, machine      what ran where
     stages.NAME                    seconds, tokens, tokens_per_second, peak_rss_mb (of the process so far)
-    prm                            step_auc, step_accuracy, ece, first_error_f1 ... against the oracle, on
-                                   samples for held-out problems; threshold was chosen on others
+    prm                            step_auc, step_accuracy, ece, first_error_f1 ... against the oracle, at
+                                   threshold 0.5, on samples for held-out problems
     accuracy.WHEN.SPLIT_HOW        value, low, high (95 %), num_problems: WHEN sft or ppo, SPLIT standard or
                                    hard, HOW greedy or sampled (temperature 1)
     rollouts, rollout_tokens       what PPO sampled
@@ -31,12 +31,13 @@ from rich.table import Table
 from data.arithmetic import make_problems
 from data.errors import UserError
 from data.files import write_atomically
-from data.schema import Sampling, StepSolution
+from data.schema import Sampling
 from data.step_readers import write_steps
 from data.world_tokenizer import word_tokenizer
 from eval.benchmarks import make_grader
-from eval.metrics import best_threshold, solution_metrics
+from eval.metrics import solution_metrics
 from eval.run import evaluate
+from prm.calibrate import calibrate
 from prm.checkpoint import save_model
 from prm.fit import FitConfig, fit
 from prm.model import load_backbone, load_tokenizer, new_prm
@@ -60,7 +61,7 @@ from reasoning_rl.world import (
 )
 
 NUM_HELD_OUT = 1000
-"""Solutions that judge the PRM: half choose its threshold, half are reported."""
+"""Solutions that the PRM never learned from: half calibrate it, half judge it."""
 SFT_FIT = {"learning_rate": 4e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 400}
 PRM_FIT = {"learning_rate": 1e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 300}
 
@@ -223,7 +224,7 @@ def _label(run: Quickstart) -> dict[str, Any]:
             live.show(len(solutions), {})
     write_steps(
         run.folder / "label" / "train.jsonl",
-        solutions + labelled_corruptions(2 * run.config.solutions // 3, 10 * seed + 4),
+        solutions + labelled_corruptions(run.config.solutions // 2, 10 * seed + 4),
     )
     write_steps(run.folder / "label" / "held_out.jsonl", labelled_samples(generator, held_out))
     tokenizer = word_tokenizer()
@@ -261,19 +262,13 @@ def _prm(run: Quickstart) -> dict[str, Any]:
             resume=True,
         ),
     )
+    scorer, half = LocalScorer(prm, tokenizer), len(held_out) // 2
+    calibrate(scorer, held_out[:half])
     save_model(run.folder / "prm" / "model", prm, tokenizer)
-    metrics = _judge_prm(LocalScorer(prm, tokenizer), held_out)
+    scores = scorer.score([s.problem for s in held_out[half:]], [s.steps for s in held_out[half:]])
+    metrics = solution_metrics([s.labels for s in held_out[half:]], scores, 0.5)
     texts = [s.problem + "\n" + "\n".join(s.steps) for s in solutions]
     return {"metrics": metrics, "tokens": sum(map(len, tokenizer(texts)["input_ids"]))}
-
-
-def _judge_prm(scorer: LocalScorer, held_out: list[StepSolution]) -> dict[str, float]:
-    """Metrics on one half of the held-out solutions, at the threshold of the best F1 on the other half."""
-    scores = scorer.score([s.problem for s in held_out], [s.steps for s in held_out])
-    half = len(held_out) // 2
-    threshold, _ = best_threshold([s.first_error for s in held_out[:half]], scores[:half])
-    labels = [s.labels for s in held_out[half:]]
-    return {"threshold": threshold, **solution_metrics(labels, scores[half:], threshold)}
 
 
 def ppo_config(config: QuickstartConfig) -> PPOConfig:
