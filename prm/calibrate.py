@@ -1,6 +1,6 @@
 """Platt scaling of a PRM, folded into its head: scores become probabilities of the distribution at hand.
 
-A PRM trained on a mix richer in mistakes than what it will judge is too pessimistic, though it ranks well: two
+A PRM trained on a mix richer in mistakes than what it will judge is too pessimistic, but ranks well: two
 numbers fitted on held-out step labels mend that, and as they live in the head's weights, every reader of the
 model gets the calibrated scores. (Platt 1999, "Probabilistic outputs for support vector machines")
 """
