@@ -28,7 +28,10 @@ def calibrate(scorer: LocalScorer, solutions: Sequence[StepSolution]) -> tuple[f
     ]
     labels = [label for _, label in pairs]
     if not pairs or min(labels) >= 0.5 or max(labels) < 0.5:
-        raise UserError("calibration needs labelled steps of both kinds, right and wrong")
+        raise UserError(
+            f"calibration needs steps labelled right and steps labelled wrong; all {len(labels)} are alike: "
+            "give more or harder solutions"
+        )
     slope, offset = fit_platt([odds for odds, _ in pairs], labels)
     fold_in(scorer.model, slope, offset)
     return slope, offset

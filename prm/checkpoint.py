@@ -135,7 +135,7 @@ def save_model(folder: str | Path, model: Any, tokenizer: Any | None = None) -> 
     refuse_non_finite({"model": model.state_dict()}, str(folder))
 
     def fill(temporary: Path) -> None:
-        with _no_progress_bar():
+        with no_progress_bar():
             model.save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
@@ -267,7 +267,8 @@ def _warn_if_read_differently(folder: Path, tokenizer: Any) -> None:
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
+    """Keep the bars of transformers off the screen: they would tear the live view, and fill a log file."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -143,6 +143,7 @@ def fit(
             metrics |= progress.report(
                 min(update * config.batch_size / len(examples), config.epochs), optimizer
             )
+            metrics["train/total_updates"] = float(total)
         if validate and (update == total or (config.validate_every and update % config.validate_every == 0)):
             metrics |= _validate(model, validate)
         if metrics and accelerator.is_main_process:

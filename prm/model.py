@@ -31,6 +31,7 @@ from transformers.utils import logging
 
 from data.errors import UserError
 from data.steps import join_steps, step_end_tokens
+from prm.checkpoint import no_progress_bar
 
 FORMAT = "stepwell"
 LABELS = {0: "wrong", 1: "correct"}
@@ -278,7 +279,8 @@ def _load(path: str | Path, read: Any) -> Any:
     if not Path(path).exists() and (isinstance(path, Path) or _is_surely_local(path)):
         raise UserError(f"{path}: no such file or folder (working folder: {Path.cwd()})")
     try:
-        return read()
+        with no_progress_bar():
+            return read()
     except Exception as error:
         # A broken tokenizer.json raises a plain Exception, weights of other sizes a RuntimeError.
         known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)

@@ -23,7 +23,7 @@ from prm.model import load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
 from reasoning_rl.config import EvalConfig, PPOConfig
 from reasoning_rl.models import critic_from_policy, critic_from_prm
-from reasoning_rl.ppo import Learner, run_ppo
+from reasoning_rl.ppo import Learner, refuse_used_folder, run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sft import encode_pairs
@@ -36,6 +36,17 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
 
     Raises UserError for anything the settings name that cannot be used, before training starts.
     """
+    if not resume:
+        refuse_used_folder(config.output_dir)
+    name = config.problems_format or config.problems
+    source = config.problems if config.problems_format else None
+    problems, held_out = _problems(config, name, source)
+    if len(problems) < config.rollout.problems_per_iteration:
+        raise UserError(
+            f"{config.problems}: {len(problems)} training problems beside {len(held_out)} held out, fewer "
+            f"than rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it or "
+            "num_validation, or raise num_problems"
+        )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = load_backbone(config.policy)
     scorer, prm = None, None
@@ -49,15 +60,6 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         reference=reference,
         critic=_critic(config, policy, tokenizer, prm, scorer),
     )
-    name = config.problems_format or config.problems
-    source = config.problems if config.problems_format else None
-    problems, held_out = _problems(config, name, source)
-    if len(problems) < config.rollout.problems_per_iteration:
-        raise UserError(
-            f"{config.problems}: {len(problems)} training problems beside {len(held_out)} held out, fewer "
-            f"than rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it or "
-            "num_validation, or raise num_problems"
-        )
     run_ppo(
         config,
         learner=learner,

@@ -164,10 +164,8 @@ def run_ppo(
     """
     accelerator, run_dir = learner.accelerator, Path(config.output_dir)
     world, rank = accelerator.num_processes, accelerator.process_index
-    if not resume and list_checkpoints(run_dir):
-        raise UserError(
-            f"{run_dir}: holds the checkpoints of an earlier run; add --resume or change output_dir"
-        )
+    if not resume:
+        refuse_used_folder(run_dir)
     if config.rollout.problems_per_iteration % world or config.update.minibatch_size % world:
         raise UserError(
             f"rollout.problems_per_iteration {config.rollout.problems_per_iteration} and minibatch_size "
@@ -217,6 +215,14 @@ def run_ppo(
             log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
         if _due(iteration, config.save_every, config.iterations):
             _save(run_dir, iteration, parts, config, accelerator)
+
+
+def refuse_used_folder(run_dir: str | Path) -> None:
+    """Raise UserError when the folder holds checkpoints. Call it before loading a model."""
+    if list_checkpoints(run_dir):
+        raise UserError(
+            f"{run_dir}: holds the checkpoints of an earlier run; add --resume or change output_dir"
+        )
 
 
 def make_experience(

@@ -14,6 +14,7 @@ it stopped. `summary.json` holds, under these keys:
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -263,11 +264,14 @@ def _prm(run: Quickstart) -> dict[str, Any]:
         ),
     )
     scorer, half = LocalScorer(prm, tokenizer), len(held_out) // 2
-    calibrate(scorer, held_out[:half])
+    # A policy of very few demonstrations gets nothing right: there is nothing to calibrate on.
+    if len({label for solution in held_out[:half] for label in solution.labels}) == 2:
+        calibrate(scorer, held_out[:half])
     save_model(run.folder / "prm" / "model", prm, tokenizer)
     scores = scorer.score([s.problem for s in held_out[half:]], [s.steps for s in held_out[half:]])
     metrics = solution_metrics([s.labels for s in held_out[half:]], scores, 0.5)
     texts = [s.problem + "\n" + "\n".join(s.steps) for s in solutions]
+    metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return {"metrics": metrics, "tokens": sum(map(len, tokenizer(texts)["input_ids"]))}
 
 
@@ -362,15 +366,22 @@ def _table(summary: dict[str, Any]) -> Table:
     prm = summary["prm"]
     table.add_section()
     table.add_row(
-        "PRM against the oracle", f"step accuracy {prm['step_accuracy']:.3f}", f"AUC {prm['step_auc']:.3f}"
+        "PRM against the oracle",
+        f"step accuracy {_shown(prm['step_accuracy'])}",
+        f"AUC {_shown(prm['step_auc'])}",
     )
-    table.add_row("", f"first-error F1 {prm['first_error_f1']:.3f}", f"ECE {prm['ece']:.3f}")
+    table.add_row("", f"first-error F1 {_shown(prm['first_error_f1'])}", f"ECE {_shown(prm['ece'])}")
     table.add_section()
     for name, stage in summary["stages"].items():
         speed = f"{stage['tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in stage else ""
         table.add_row(name, seconds_text(stage["seconds"]), speed)
     table.add_row("all stages", seconds_text(summary["seconds"]), f"peak {_peak(summary):,.0f} MiB")
     return table
+
+
+def _shown(value: float | None) -> str:
+    """Undefined (None) where only one kind of label came up."""
+    return "undefined" if value is None else f"{value:.3f}"
 
 
 def _peak(summary: dict[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Shared by the command-line tests: models saved to folders, small settings, and what a failure must look like."""
+"""Shared by the command-line tests: models in folders, small settings, what a failure must look like."""
 
 import os
 from pathlib import Path

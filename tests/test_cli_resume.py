@@ -47,7 +47,7 @@ def kill_when(process: subprocess.Popen[str], due: Callable[[], bool]) -> None:
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    text, _ = process.communicate(timeout=120)
+    text, _ = process.communicate(timeout=600)
     assert process.returncode == 0, text
 
 

@@ -60,5 +60,5 @@ def test_calibration_lowers_the_cross_entropy_and_separable_labels_stay_finite()
     calibrate(scorer, solutions)
     assert nats() < before
     assert all(math.isfinite(v) for v in fit_platt([-1.0, -2.0, 1.0, 2.0], [0.0, 0.0, 1.0, 1.0]))
-    with pytest.raises(UserError, match="of both kinds"):
+    with pytest.raises(UserError, match="steps labelled right and steps labelled wrong"):
         calibrate(scorer, [label_solution(problems[0], problems[0].solution)])

@@ -1,0 +1,122 @@
+"""Settings of a run: what a preset fills in, and what is refused before any model is loaded."""
+
+import pytest
+
+from data.errors import UserError
+from reasoning_rl.config import PRESETS, EvalConfig, PPOConfig, QuickstartConfig, merge
+
+NEEDED = {"policy": "p", "prm": "r"}
+
+
+def config(**values) -> PPOConfig:
+    return PPOConfig.from_preset(NEEDED | values)
+
+
+def test_presets_are_the_two_papers_and_the_floor() -> None:
+    """Starred values of arXiv 2307.04964 and appendix A.2 of arXiv 2404.10719."""
+    moss, large, vanilla = (config(preset=name) for name in ("ppo_max", "ppo_large_batch", "vanilla"))
+    assert moss == config(), "ppo_max is what a config without a preset gets"
+    assert (moss.rollouts_per_iteration, moss.update.minibatch_size) == (128, 32)
+    assert (moss.reward.normalise, moss.reward.clip, moss.kl.coef) == ("standardise", 0.8, 0.05)
+    assert (moss.critic.init, moss.critic.value_clip_range, moss.update.lam) == ("prm", 0.2, 0.9)
+    # Normalised rewards and normalised advantages are rivals: no preset has both.
+    assert not moss.update.advantage_norm and not moss.critic.value_norm
+    assert (large.rollouts_per_iteration, large.update.minibatch_size) == (512, 128)
+    assert large.update.advantage_norm and large.critic.value_norm and large.reward.normalise == "off"
+    assert (large.reference_ema, large.reward.clip, large.kl.coef) == (0.001, 20.0, 0.1)
+    assert (large.update.gamma, large.update.lam) == (1.0, 1.0)
+    assert (vanilla.kl.coef, vanilla.reward.clip, vanilla.critic.value_clip_range) == (0.0, None, None)
+    assert (vanilla.reward.normalise, vanilla.critic.pretrain_iterations) == ("off", 0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_set_wins_over_the_preset_field_by_field(preset) -> None:
+    plain = config(preset=preset)
+    mine = config(preset=preset, kl={"coef": 0.3}, update={"clip_range": None})
+    assert (mine.kl.coef, mine.update.clip_range) == (0.3, None)
+    same = mine.model_copy(update={"kl": plain.kl, "update": plain.update})
+    assert same == plain
+    assert mine.update.model_copy(update={"clip_range": plain.update.clip_range}) == plain.update
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_resolved_config_reads_back_equal(preset, tmp_path) -> None:
+    mine = config(preset=preset, seed=3, update={"critic_lam": 1.0})
+    mine.to_yaml(tmp_path / "config.yaml")
+    assert PPOConfig.from_yaml(tmp_path / "config.yaml") == mine
+
+
+def test_merge_lays_mapping_on_mapping_and_leaves_its_arguments_alone() -> None:
+    base = {"a": 1, "b": {"c": 2, "d": 3}}
+    assert merge(base, {"b": {"d": 4}, "e": 5}) == {"a": 1, "b": {"c": 2, "d": 4}, "e": 5}
+    assert merge(base, {"b": None}) == {"a": 1, "b": None}
+    assert base == {"a": 1, "b": {"c": 2, "d": 3}}
+
+
+@pytest.mark.parametrize(
+    ("problems", "samples", "minibatch", "remedy"),
+    [
+        (48, 2, 40, "use 32 or 48"),  # the divisors of 96 nearest to 40
+        (7, 1, 3, "use 1 or 7"),
+        (4, 2, 16, "use 8 or 4"),  # a minibatch larger than the batch
+    ],
+)
+def test_an_indivisible_batch_names_the_nearest_sizes_that_divide_it(
+    problems, samples, minibatch, remedy
+) -> None:
+    with pytest.raises(
+        UserError, match=f"rollout batch {problems * samples} .*{minibatch}; {remedy}"
+    ) as info:
+        config(
+            rollout={"problems_per_iteration": problems, "samples_per_problem": samples},
+            update={"minibatch_size": minibatch},
+        )
+    for size in remedy.removeprefix("use ").split(" or "):
+        config(
+            rollout={"problems_per_iteration": problems, "samples_per_problem": samples},
+            update={"minibatch_size": int(size)},
+        )
+    assert len(str(info.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rat": 1}, "unknown key 'learning_rat'"),
+        ({"update": {"learning_rat": 1}}, r"'update\.learning_rat'; did you mean 'learning_rate'\?"),
+        ({"preset": "ppo_mx"}, r"unknown preset 'ppo_mx'; did you mean 'ppo_max'\?"),
+        ({"preset": ["ppo_max"]}, "unknown preset"),
+        ({"kl": {"estimator": "k4"}}, r"kl\.estimator: .*'k1', 'k2' or 'k3', got 'k4'"),
+        ({"kl": 0.1}, "kl: .*dictionary"),
+        ({"rollout": {"temperature": 0}}, r"rollout\.temperature: .*greater than 0, got 0"),
+        ({"update": {"gamma": 1.5}}, r"update\.gamma"),
+        ({"prm": None}, "reward.form needs a reward model: set prm, or reward.form to none"),
+        ({"update": {"ptx_coef": 0.1}}, "set demonstrations, or ptx_coef to 0"),
+    ],
+)
+def test_a_wrong_setting_says_which_and_how_to_mend_it(values, message) -> None:
+    with pytest.raises(UserError, match=message):
+        config(**values)
+
+
+def test_a_run_on_the_outcome_alone_needs_no_reward_model() -> None:
+    assert PPOConfig.from_preset({"policy": "p", "reward": {"form": "none"}}).prm is None
+    assert PPOConfig.from_preset({"policy": "p", "reward": {"step_weight": 0}}).prm is None
+
+
+def test_a_missing_policy_is_named() -> None:
+    with pytest.raises(UserError, match="policy: Field required"):
+        PPOConfig.from_preset({"prm": "r"})
+
+
+@pytest.mark.parametrize("values", [{}, {"model": "m", "samples": "s"}])
+def test_an_evaluation_takes_exactly_one_of_model_and_samples(values) -> None:
+    with pytest.raises(UserError, match="exactly one of --model .* and --samples"):
+        EvalConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("model", [PPOConfig, EvalConfig, QuickstartConfig])
+def test_every_setting_that_is_not_self_evident_is_documented(model) -> None:
+    plain = {"seed", "iterations", "output_dir", "top_p", "keep_checkpoints"}
+    for name, info in model.model_fields.items():
+        assert info.description or name in plain or hasattr(info.annotation, "model_fields"), name
