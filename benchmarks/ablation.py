@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 ARMS: dict[str, dict[str, Any]] = {
-    "outcome": {"form": "none", "step_weight": 0.0, "outcome_weight": 1.0},
-    "PRM sum": {"form": "sum", "outcome_weight": 0.0},
-    "PRM delta": {"form": "delta", "outcome_weight": 0.0},
-    "PRM min": {"form": "min", "outcome_weight": 0.0},
-    "PRM delta + outcome": {"form": "delta", "outcome_weight": 1.0},
+    "outcome": {
+        "reward": {"form": "none", "step_weight": 0.0, "outcome_weight": 1.0},
+        "critic": {"init": "policy"},  # no PRM anywhere
+    },
+    "PRM sum": {"reward": {"form": "sum", "outcome_weight": 0.0}},
+    "PRM delta": {"reward": {"form": "delta", "outcome_weight": 0.0}},
+    "PRM min": {"reward": {"form": "min", "outcome_weight": 0.0}},
+    "PRM delta + outcome": {"reward": {"form": "delta", "outcome_weight": 1.0}},
 }
 MONITORS = {
     "num_steps": "hack/num_steps",
@@ -92,17 +95,20 @@ def train(name: str, seed: int, models: str, output_dir: str, iterations: int) -
         "validate_every": 4,
         "num_validation": 300,
         "save_every": 8,
-        "reward": ARMS[name],
+        **ARMS[name],
     }
     config = PPOConfig.from_preset(merge(PPO, own))
+    saved = Path(output_dir) / "config.yaml"
+    if saved.exists() and PPOConfig.from_yaml(saved) != config:
+        raise SystemExit(f"{output_dir} holds a run with other settings; choose another --output-dir")
+    config.to_yaml(saved)
     if not (Path(output_dir) / "model").exists():
         train_ppo(config, accelerator=Accelerator(cpu=True), log=RunLog(output_dir), resume=True)
 
 
 def summarise(work: list[tuple[str, int, str, str]], iterations: int, seeds: list[int]) -> dict[str, Any]:
     from eval.metrics import mean_interval
-    from reasoning_rl.quickstart import versions
-    from reasoning_rl.telemetry import read_metrics
+    from reasoning_rl.telemetry import read_metrics, versions
 
     runs = {(name, seed): read_metrics(folder) for name, seed, _, folder in work}
     tokens = min(sum(row.get("rollout/tokens", 0) for row in rows) for rows in runs.values())

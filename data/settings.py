@@ -1,5 +1,6 @@
 """Frozen, checked settings read from YAML. An unknown key is an error that names the nearest ones."""
 
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,10 +34,24 @@ class Settings(BaseModel):
         write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which only true and false are Booleans: `off` is a word, and a choice may be named so."""
+
+    yaml_implicit_resolvers = {
+        key: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for key, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")
+)
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML file. Raises UserError when it is missing, broken or no mapping."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such config file") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -87,9 +87,15 @@ def evaluate(
                 for problem, row in drawn
                 if (problem.id, row["sample"]) not in rows
             ]
-            file.write("".join(json.dumps(row) + "\n" for row in new))
-            file.flush()
-            os.fsync(file.fileno())
+            try:
+                file.write("".join(json.dumps(row) + "\n" for row in new))
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise UserError(
+                    f"{path}: cannot write ({error.strerror}); free space and run again: what "
+                    "is recorded is kept"
+                ) from error
             rows |= {(row["id"], row["sample"]): row for row in new}
             if on_progress:
                 on_progress(len(rows), total, _running(rows.values()))

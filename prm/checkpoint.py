@@ -81,7 +81,7 @@ def load_latest(run_dir: str | Path, parts: Mapping[str, Stateful], *, rank: int
     for folder in reversed(folders):
         try:
             manifest = verify_checkpoint(folder)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(f"{folder}: damaged checkpoint passed over ({error})", stacklevel=2)
             continue
         _check_parts(folder, manifest, parts)
@@ -107,6 +107,14 @@ def list_checkpoints(run_dir: str | Path) -> list[Path]:
     found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
     # Of one iteration the fresh folder counts as newer than the one it replaces.
     return sorted(found, key=lambda path: (path.name[:8], not path.name.endswith(".replaced")))
+
+
+def refuse_used_folder(run_dir: str | Path) -> None:
+    """Raise UserError when the folder holds checkpoints. Call it before loading a model."""
+    if list_checkpoints(run_dir):
+        raise UserError(
+            f"{run_dir}: holds the checkpoints of an earlier run; add --resume or change output_dir"
+        )
 
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:
@@ -224,6 +232,8 @@ def _replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(replaced, ignore_errors=True)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
         cause = _disk_error(error)
         if cause is None:
             raise

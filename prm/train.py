@@ -26,7 +26,7 @@ from data.protocols import MetricLog
 from data.schema import StepSolution
 from data.settings import Settings
 from data.step_readers import NeutralPolicy, read_steps
-from prm.checkpoint import save_model
+from prm.checkpoint import refuse_used_folder, save_model
 from prm.fit import FitConfig, check_fit, fit, length_limit
 from prm.losses import Supervision, step_cross_entropy, supervision_mask
 from prm.model import (
@@ -62,6 +62,10 @@ class PRMConfig(Settings):
     """What a neutral rating of PRM800K counts as."""
     eval_data: str | None = None
     """Held-out solutions in the same format; null: off, a share of the training problems is held out."""
+    split: str = "train"
+    """Split of a hub id or folder given as data."""
+    eval_split: str = "test"
+    """Split of a hub id or folder given as eval_data."""
     holdout: float = Field(0.05, ge=0, lt=1)
     """Share of the problems held out for validation when eval_data is null."""
     model: str | None = None
@@ -141,9 +145,11 @@ def train_prm(
         raise UserError("give exactly one of model and model_config_file")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
-    solutions = read_steps(config.data, config.format, neutral=config.neutral)
+    solutions = read_steps(config.data, config.format, neutral=config.neutral, split=config.split)
     if config.eval_data:
-        held_out = read_steps(config.eval_data, config.format, neutral=config.neutral)
+        held_out = read_steps(
+            config.eval_data, config.format, neutral=config.neutral, split=config.eval_split
+        )
     else:
         solutions, held_out = split_by_problem(solutions, config.holdout, config.fit.seed)
     check_fit(config.fit, len(solutions), accelerator.num_processes)
@@ -204,6 +210,7 @@ def fit_prm(
     )
     best = _Best(Path(config.output_dir), config.keep_best, accelerator.is_main_process)
     if not resume:
+        refuse_used_folder(config.output_dir)  # before its record of the best weights is touched
         best.clear()
 
     def validate(model: Any) -> dict[str, float]:

@@ -41,7 +41,8 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"stepwell: {error.filename}: {error.strerror}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.stderr.write("stepwell: interrupted; --resume continues from the last checkpoint\n")
+        again = "--resume continues" if words[:1] and words[0] in RESUMABLE else "the same command continues"
+        sys.stderr.write(f"stepwell: interrupted; {again} where it stopped\n")
         sys.exit(130)
 
 

@@ -14,7 +14,7 @@ from reasoning_rl.compose import evaluate_benchmark, train_ppo
 from reasoning_rl.config import EvalConfig, PPOConfig, QuickstartConfig
 from reasoning_rl.live import Live, table_text
 from reasoning_rl.options import parse
-from reasoning_rl.telemetry import RunLog
+from reasoning_rl.telemetry import RunLog, read_metrics
 
 FIT_SHOWN = {"train/loss": "loss", "train/lr": "lr", "time/train_tokens_per_second": "tokens/s"}
 PPO_SHOWN = {
@@ -82,6 +82,17 @@ def run_prm(args: list[str]) -> None:
             resume="resume" in parsed.flags,
         ),
     )
+    if accelerator.is_main_process:
+        last = [row for row in read_metrics(config.output_dir) if "valid/loss" in row][-1:]
+        rows = [
+            (k.removeprefix("valid/"), f"{v:.4g}")
+            for row in last
+            for k, v in row.items()
+            if "valid/" in k and v is not None
+        ]
+        Console().print(
+            table_text([("held-out steps", f"threshold {config.threshold}"), *rows]), highlight=False
+        )
     _say(accelerator, f"trained process reward model: {folder}")
 
 
@@ -122,7 +133,7 @@ def run_eval(args: list[str]) -> None:
             live.total = total
             live.show(done, numbers)
 
-        result = evaluate_benchmark(name, config, on_progress=on_progress)
+        result = evaluate_benchmark(name, config, device=make_accelerator().device, on_progress=on_progress)
     Console().print(table_text(result.rows()), highlight=False)
     Console().print(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
 

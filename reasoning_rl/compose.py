@@ -18,12 +18,12 @@ from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
 from eval.run import EvalResult, evaluate, read_samples
-from prm.checkpoint import save_model
+from prm.checkpoint import refuse_used_folder, save_model
 from prm.model import load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
 from reasoning_rl.config import EvalConfig, PPOConfig
 from reasoning_rl.models import critic_from_policy, critic_from_prm
-from reasoning_rl.ppo import Learner, refuse_used_folder, run_ppo
+from reasoning_rl.ppo import Learner, run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sft import encode_pairs
@@ -70,7 +70,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         grader=make_grader(name),
         log=log,
         validate=_validation(config, held_out, make_grader(name), tokenizer),
-        demonstrations=_demonstrations(config, tokenizer),
+        demonstrations=_demonstrations(config, tokenizer, accelerator),
         resume=resume,
     )
     folder = Path(config.output_dir) / "model"
@@ -123,27 +123,35 @@ def _validation(
         accuracies = {}
         for label, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             sampling = Sampling(
-                max_new_tokens=config.rollout.max_new_tokens, temperature=temperature, seed=VALIDATION_SEED
+                max_new_tokens=config.rollout.max_new_tokens,
+                temperature=temperature,
+                stop=get_template(config.rollout.template).stop,
+                seed=VALIDATION_SEED,
             )
             drawn = generator.generate(prompts, sampling)
             verdicts = [grade(p, s[0].text).status for p, s in zip(problems, drawn, strict=True)]
-            accuracies[f"valid/{label}"] = verdicts.count("correct") / len(problems)
+            judged = len(verdicts) - verdicts.count("unjudged")
+            accuracies[f"valid/{label}"] = verdicts.count("correct") / max(judged, 1)
         return accuracies
 
     return validate
 
 
-def _demonstrations(config: PPOConfig, tokenizer: Any) -> Demonstrations | None:
+def _demonstrations(config: PPOConfig, tokenizer: Any, accelerator: Accelerator) -> Demonstrations | None:
     if config.demonstrations is None:
         return None
     encoded = encode_pairs(tokenizer, read_sft(config.demonstrations))
-    return Demonstrations(encoded, batch_size=config.update.minibatch_size, seed=config.seed)
+    world, rank = accelerator.num_processes, accelerator.process_index
+    return Demonstrations(
+        encoded, batch_size=config.update.minibatch_size // world, seed=config.seed * world + rank
+    )
 
 
 def evaluate_benchmark(
     name: str,
     config: EvalConfig,
     *,
+    device: Any = "cpu",
     on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
 ) -> EvalResult:
     """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
@@ -168,8 +176,18 @@ def evaluate_benchmark(
         "on_progress": on_progress,
     }
     if config.samples is not None:
-        return evaluate(problems, samples=read_samples(config.samples, problems), **common)
+        # Ids are checked against all problems: a file that covers more than --limit is no mistake.
+        every = read_benchmark(
+            name,
+            source=config.source,
+            split=config.split,
+            difficulty=config.difficulty,
+            limit=max(config.limit or 0, 500) if name == "arithmetic" else None,
+            seed=config.seed,
+        )
+        return evaluate(problems, samples=read_samples(config.samples, every), **common)
     model, tokenizer = load_backbone(config.model or ""), load_tokenizer(config.model or "")
+    model = model.to(device)
     generator = HFGenerator(model, tokenizer, max_batch=config.max_batch, seed=config.seed)
     temperature = config.temperature
     if temperature is None:

@@ -165,6 +165,8 @@ class PPOConfig(Settings):
             )
         if self.reward.form != "none" and self.reward.step_weight > 0 and self.prm is None:
             raise UserError("reward.form needs a reward model: set prm, or reward.form to none")
+        if self.kl.target is not None and self.kl.coef == 0:
+            raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
         if self.update.ptx_coef > 0 and self.demonstrations is None:
             raise UserError("update.ptx_coef needs demonstrations: set demonstrations, or ptx_coef to 0")
         return self

@@ -130,7 +130,10 @@ def task_rewards(
     )  # (B, S)
     withhold = cap_returns if config.form in ("delta", "clip_delta") else drop_positive
     step_rewards = config.step_weight * withhold(step_rewards, rollout.complete)
-    outcome_rewards = config.outcome_weight * scores.outcomes * rollout.complete  # (B,)
+    # An answer that nobody could judge is paid like the average one: neither right nor wrong.
+    usual = scores.outcomes[scores.judged].mean() if bool(scores.judged.any()) else 0.0
+    outcomes = torch.where(scores.judged, scores.outcomes, usual)
+    outcome_rewards = config.outcome_weight * outcomes * rollout.complete  # (B,)
     totals = step_rewards.sum(1) + outcome_rewards
     if config.normalise != "off":
         moments.update(totals, reduce=reduce)
@@ -156,7 +159,7 @@ def rollout_metrics(rollout: Rollout, scores: Scores, totals: Tensor) -> dict[st
     return {
         "reward/total": totals.mean().item(),
         "reward/total_std": totals.std(unbiased=False).item(),
-        "reward/outcome": scores.outcomes.mean().item(),
+        "reward/outcome": (scores.outcomes.sum() / scores.judged.sum().clamp(min=1)).item(),
         "reward/step_score": mean_score.mean().item(),
         "hack/score_outcome_gap": (final_score - scores.outcomes).mean().item(),
         "hack/score_outcome_correlation": correlation(final_score, scores.outcomes),

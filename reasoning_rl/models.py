@@ -13,6 +13,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 from data.errors import UserError
 from prm.model import classifier
 from reasoning_rl.functional import entropy, token_logprobs
+from reasoning_rl.sft import next_token_logits
 
 
 class Actor(nn.Module):
@@ -35,9 +36,9 @@ class Actor(nn.Module):
         logprobs[:, t] = log pi(x_t | x_<t) at the sampling temperature. The LM head runs on action positions
         only, so no (B, T, V) tensor exists. Entropies are all 0 unless asked for: they cost another (N, V).
         """
-        hidden = decoder(self.model)(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
-        before = hidden[:, :-1][action_mask[:, 1:]]  # (N, H): the state that predicts each action
-        logits = self.model.get_output_embeddings()(before).float() / max(temperature, 1e-6)  # (N, V)
+        real = action_mask.flip(1).cumsum(1).flip(1) > 0  # (B, T): nothing counts behind the last action
+        batch = {"input_ids": input_ids, "attention_mask": real, "target_mask": action_mask}
+        logits = next_token_logits(self.model, batch) / temperature  # (N, V)
         logprobs = token_logprobs(logits, input_ids[action_mask])
         zeros = logprobs.new_zeros(input_ids.shape)
         entropies = zeros.masked_scatter(action_mask, entropy(logits)) if with_entropy else zeros

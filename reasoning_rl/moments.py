@@ -138,10 +138,10 @@ class FixedKL:
         return self.coef
 
     def state_dict(self) -> dict[str, Any]:
-        return {}
+        return {"coef": self.coef}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
+        """Nothing to take over: on resuming, the config's value counts."""
 
 
 class AdaptiveKL:

@@ -7,7 +7,7 @@ checks left to the settings class, so that a file and a command line give the sa
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel
@@ -114,7 +114,7 @@ def _nested(info: FieldInfo) -> type[BaseModel] | None:
 def _value(text: str, kind: Any) -> Any:
     """YAML's reading, but 1e-4 is a number, none switches a setting off, and what is to be a text stays as it
     was typed: a folder may be named 2024-01-01."""
-    if kind is str:
+    if kind is str or text in _choices(kind):
         return text
     if text.lower() in ("none", "null"):
         return None
@@ -125,6 +125,14 @@ def _value(text: str, kind: Any) -> Any:
     except (ValueError, yaml.YAMLError):
         return text
     return text if read is None else read
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    """The values a Literal (or a union with one) allows: `off` is a choice here, not YAML's false."""
+    parts = get_args(kind)
+    if get_origin(kind) is Literal:
+        return parts
+    return tuple(choice for part in parts for choice in _choices(part))
 
 
 def _nest(path: list[str], value: Any) -> dict[str, Any]:

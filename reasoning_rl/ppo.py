@@ -5,6 +5,7 @@
 B rollouts, T tokens. What is built elsewhere (models, scorer, grader, log) is handed in.
 """
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.errors import UserError
+from data.prompts import get_template
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
-from prm.checkpoint import list_checkpoints, load_latest, rng_state, save_checkpoint
+from prm.checkpoint import load_latest, refuse_used_folder, rng_state, save_checkpoint
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.experience import collect, rollout_metrics, score_rollout, task_rewards
 from reasoning_rl.functional import explained_variance, gae, kl_estimate, masked_moments, whiten
@@ -60,15 +62,35 @@ class ProblemSampler:
         return torch.randperm(len(self.problems), generator=generator).tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "position": self.position, "num_problems": len(self.problems)}
+        return {"epoch": self.epoch, "position": self.position, **self._identity()}
+
+    def _identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the one it continues."""
+        ids = "\n".join(problem.id for problem in self.problems)
+        digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
+        return {"num_problems": len(self.problems), "seed": self.seed, "problems": digest}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["num_problems"] != len(self.problems):
-            raise UserError(
-                f"cannot resume: the run had {state['num_problems']} training problems and now has "
-                f"{len(self.problems)}; restore `problems` and `num_problems` or choose another output_dir"
-            )
+        for name, value in self._identity().items():
+            if state[name] != value:
+                raise UserError(
+                    f"cannot resume: {name} was {state[name]} and is now {value}; restore the run's settings "
+                    "(config.yaml in its folder) or choose another output_dir"
+                )
         self.epoch, self.position = state["epoch"], state["position"]
+
+
+@dataclass
+class SkipCounter:
+    """Updates skipped in a row for a non-finite loss. Stateful: five in a row may span a restart."""
+
+    in_a_row: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"in_a_row": self.in_a_row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.in_a_row = state["in_a_row"]
 
 
 class Learner:
@@ -101,7 +123,7 @@ class Learner:
         self.value_norm = ValueNormalizer()
         kl = config.kl
         self.kl = AdaptiveKL(kl.coef, target=kl.target, horizon=kl.horizon) if kl.target else FixedKL(kl.coef)
-        self.skipped_in_a_row = 0
+        self.skips = SkipCounter()
 
     def parts(self) -> dict[str, Any]:
         """Everything with state, for checkpoints. A frozen reference too: its folder may be gone."""
@@ -114,18 +136,19 @@ class Learner:
             "moments": self.moments,
             "value_norm": self.value_norm,
             "kl": self.kl,
+            "skips": self.skips,
         }
 
     def reduce(self, tensor: Tensor) -> Tensor:
-        """Sum over processes."""
-        return self.accelerator.reduce(tensor, "sum")
+        """Sum over processes, wherever the tensor lives (collectives of GPUs take only theirs)."""
+        return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").to(tensor.device)
 
     def set_learning_rates(self, iteration: int) -> None:
         """Warm-up over the first iterations, then constant or down to a tenth."""
         update = self.config.update
         factor = min(1.0, iteration / (update.warmup_iterations + 1))
         if update.schedule == "linear":
-            factor *= 1.0 - 0.9 * (iteration - 1) / self.config.iterations
+            factor *= 1.0 - 0.9 * (iteration - 1) / max(1, self.config.iterations - 1)
         for optimizer, rate in (
             (self.actor_optimizer, update.learning_rate),
             (self.critic_optimizer, self.config.critic.learning_rate),
@@ -181,7 +204,7 @@ def run_ppo(
     if demonstrations is not None:
         parts["demonstrations"] = demonstrations
     done = (load_latest(run_dir, parts, rank=rank) or 0) if resume else 0
-    log.rewind(done)
+    log.rewind(done or -1)  # the record of iteration 0 is made anew as well
     if validate and not done and accelerator.is_main_process:
         log(0, validate(generator))
     for iteration in range(done + 1, config.iterations + 1):
@@ -217,14 +240,6 @@ def run_ppo(
             _save(run_dir, iteration, parts, config, accelerator)
 
 
-def refuse_used_folder(run_dir: str | Path) -> None:
-    """Raise UserError when the folder holds checkpoints. Call it before loading a model."""
-    if list_checkpoints(run_dir):
-        raise UserError(
-            f"{run_dir}: holds the checkpoints of an earlier run; add --resume or change output_dir"
-        )
-
-
 def make_experience(
     learner: Learner, rollout: Rollout, rewards: Tensor, *, pretraining: bool = False
 ) -> tuple[Experience, dict[str, float]]:
@@ -252,6 +267,7 @@ def make_experience(
             rewards, real_values, mask, gamma=config.gamma, lam=critic_lam, bootstrap_values=bootstrap
         )
     variance = explained_variance(real_values, returns, mask, reduce=learner.reduce)
+    mean_return = masked_mean(learner, returns, mask)
     if learner.config.critic.value_norm:
         learner.value_norm.update(returns[mask], reduce=learner.reduce)
         returns = learner.value_norm.normalise(returns) * mask
@@ -263,7 +279,7 @@ def make_experience(
     metrics |= {
         "critic/explained_variance": float(variance),
         "critic/value": masked_mean(learner, real_values, mask),
-        "critic/return": masked_mean(learner, returns, mask),
+        "critic/return": mean_return,
     }
     experience = Experience(
         input_ids=rollout.input_ids,
@@ -341,6 +357,7 @@ def _sampling(config: PPOConfig) -> Sampling:
         top_p=r.top_p,
         top_k=r.top_k,
         n=r.samples_per_problem,
+        stop=get_template(r.template).stop,
     )
 
 

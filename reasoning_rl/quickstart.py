@@ -16,7 +16,6 @@ it stopped. `summary.json` holds, under these keys:
 import json
 import math
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable
@@ -50,7 +49,7 @@ from reasoning_rl.live import Live, seconds_text
 from reasoning_rl.plots import learning_curves
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sft import NextToken, encode_pairs
-from reasoning_rl.telemetry import RunLog, peak_rss_mb, read_metrics
+from reasoning_rl.telemetry import RunLog, peak_rss_mb, read_metrics, versions
 from reasoning_rl.world import (
     MAX_NEW_TOKENS,
     WorldConfig,
@@ -61,6 +60,7 @@ from reasoning_rl.world import (
     prompt,
 )
 
+STAGE_FOLDERS = ("sft", "label", "prm", "ppo", "eval_sft", "eval_ppo")
 NUM_HELD_OUT = 1000
 """Solutions that the PRM never learned from: half calibrate it, half judge it."""
 SFT_FIT = {"learning_rate": 4e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 400}
@@ -172,8 +172,14 @@ def run_quickstart(config: QuickstartConfig, *, fresh: bool = False) -> dict[str
 def _claim(folder: Path, config: QuickstartConfig, fresh: bool) -> None:
     """Make the folder this run's own, or find in it the same run, to be continued."""
     record = folder / "config.yaml"
+    if record.exists() and not _is_quickstart(record):
+        raise UserError(f"{folder} holds another kind of run; choose another --output-dir")
     if fresh and record.exists():
-        shutil.rmtree(folder)
+        for path in folder.iterdir():
+            if path.is_dir() and path.name in STAGE_FOLDERS:
+                shutil.rmtree(path)
+            elif path.is_file() and path.suffix in (".json", ".yaml", ".png"):
+                path.unlink()
     if record.exists():
         old = QuickstartConfig.from_yaml(record)
         mine, its = (c.model_dump(exclude={"output_dir", "threads"}) for c in (config, old))
@@ -186,6 +192,14 @@ def _claim(folder: Path, config: QuickstartConfig, fresh: bool) -> None:
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is no quickstart run; choose another --output-dir")
     config.to_yaml(record)
+
+
+def _is_quickstart(record: Path) -> bool:
+    try:
+        QuickstartConfig.from_yaml(record)
+    except UserError:
+        return False
+    return "ppo_iterations" in record.read_text(encoding="utf-8")
 
 
 def _sft(run: Quickstart) -> dict[str, Any]:
@@ -336,7 +350,8 @@ def _evaluate(run: Quickstart, when: str) -> dict[str, Any]:
 
 
 def _generator(model: Path, seed: int) -> HFGenerator:
-    return HFGenerator(load_backbone(model), load_tokenizer(model), seed=seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return HFGenerator(load_backbone(model).to(device), load_tokenizer(model), seed=seed)
 
 
 def _fit_live(run: Quickstart, name: str, train: Callable[[RunLog], None]) -> None:
@@ -344,14 +359,6 @@ def _fit_live(run: Quickstart, name: str, train: Callable[[RunLog], None]) -> No
 
     with Live(name, None, shown=FIT_SHOWN, console=run.console) as live:
         train(RunLog(run.folder / name, watch=live.watch))
-
-
-def versions() -> dict[str, str]:
-    """What the numbers were made with."""
-    from importlib.metadata import version
-
-    names = ("stepwell", "torch", "transformers", "accelerate", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _table(summary: dict[str, Any]) -> Table:

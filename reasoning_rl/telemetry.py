@@ -6,6 +6,7 @@ under `time/` and `memory/`), which never repeat.
 
 import json
 import math
+import platform
 import resource
 import sys
 from collections.abc import Callable, Mapping
@@ -74,6 +75,14 @@ def peak_rss_mb() -> float:
     """Peak resident memory of this process in MiB (Linux counts KiB, macOS bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    from importlib.metadata import version
+
+    names = ("stepwell", "torch", "transformers", "accelerate", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _plain(value: float) -> float | int | str | None:

@@ -38,8 +38,8 @@ def ppo_update(
         for name, value in stats.items():
             totals[name] = totals.get(name, 0.0) + value
         skipped = bool(stats["skipped"])
-        learner.skipped_in_a_row = learner.skipped_in_a_row + 1 if skipped else 0
-        if learner.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        learner.skips.in_a_row = learner.skips.in_a_row + 1 if skipped else 0
+        if learner.skips.in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise UserError(
                 f"loss or gradient was not finite in {MAX_SKIPPED_IN_A_ROW} updates in a row; lower "
                 "update.learning_rate or critic.learning_rate (the last checkpoint is good: --resume)"

@@ -58,7 +58,7 @@ def test_an_interrupt_says_how_to_go_on_and_exits_with_130(monkeypatch, capsys) 
     with pytest.raises(SystemExit) as info:
         main(["ppo"])
     assert info.value.code == 130
-    assert capsys.readouterr().err == "stepwell: interrupted; --resume continues from the last checkpoint\n"
+    assert capsys.readouterr().err == "stepwell: interrupted; --resume continues where it stopped\n"
 
 
 def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch) -> None:

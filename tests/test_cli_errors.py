@@ -214,7 +214,7 @@ def test_a_checkpoint_of_another_model_is_not_resumed(finished, models, tmp_path
 def test_other_problems_are_not_resumed(finished, models, tmp_path, capsys) -> None:
     config = write_yaml(tmp_path / "a.yaml", ppo_settings(models, finished, num_problems=39, iterations=3))
     text = failure(capsys, "ppo", "--config", config, "--resume")
-    assert "the run had 40 training problems and now has 39" in text
+    assert "num_problems was 40 and is now 39" in text
 
 
 def test_an_output_folder_that_is_a_file_is_named(models, tmp_path, capsys) -> None:

@@ -148,3 +148,9 @@ def test_python_files_stay_short() -> None:
 def test_shell_scripts_parse(script: str) -> None:
     child = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
+
+
+def test_no_placeholder_is_left_in_the_documents() -> None:
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        left = re.findall(r"\b[A-Z0-9]+_(?:TABLE|SEEDS|ITERATIONS)\b", path.read_text(encoding="utf-8"))
+        assert not left, f"{path.name}: {left}"

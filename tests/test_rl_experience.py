@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rl_world import OracleScorer, oracle_grader, tiny_policy, world
 
 from data.arithmetic import CORRUPTIONS, corrupt, make_problems
-from data.schema import Problem, Sample, Sampling
+from data.schema import Problem, Sample, Sampling, Verdict
 from data.steps import decode
 from data.world_tokenizer import byte_bpe_tokenizer, character_tokenizer, word_tokenizer
 from prm.model import new_prm
@@ -122,6 +122,18 @@ def test_named_cases_have_defined_rewards() -> None:
         )
         torch.testing.assert_close(rewards.sum(1), totals, rtol=1e-6, atol=1e-6)
         assert bool((rewards[5] <= 0).all()), "a truncated answer earns nothing positive"
+
+
+def test_an_unjudged_answer_is_paid_like_the_average_one() -> None:
+    tokenizer, problems = world(3)
+    rollout = gather(tokenizer, problems, [p.solution for p in problems])
+    verdicts = iter(["correct", "wrong", "unjudged"])
+    scores = score_rollout(None, lambda problem, response: Verdict(next(verdicts)), rollout)
+    assert scores.judged.tolist() == [True, True, False]
+    config = RewardConfig(form="none", normalise="off", clip=None)
+    rewards, totals = task_rewards(rollout, scores, config, RunningMoments())
+    assert totals.tolist() == [1.0, 0.0, 0.5]
+    assert rewards.sum(1).tolist() == [1.0, 0.0, 0.5]
 
 
 def test_normalisation_scales_by_the_responses_spread_and_shifts_only_the_last_token() -> None:

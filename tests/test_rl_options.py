@@ -141,3 +141,20 @@ def test_every_real_option_reads_back_the_default_that_help_shows(model) -> None
             words += [name, default.replace("(", "[").replace(")", "]")]
     parsed = parse(words, model)
     assert model.from_dict(parsed.values | required) == model.from_dict(required)
+
+
+def test_every_choice_of_every_option_reads_back_as_typed(tmp_path) -> None:
+    """`off` and `none` are choices of some fields: neither YAML's false nor "switched off"."""
+    for field, choices in (
+        ("reward.form", ("none", "sum", "clip", "delta", "clip_delta", "min")),
+        ("reward.normalise", ("off", "scale", "standardise")),
+        ("kl.estimator", ("k1", "k2", "k3")),
+    ):
+        for choice in choices:
+            parsed = parse([f"--{field}", choice, "--policy", "p", "--prm", "q"], PPOConfig)
+            group, name = field.split(".")
+            assert getattr(getattr(PPOConfig.from_preset(parsed.values), group), name) == choice
+            path = tmp_path / "c.yaml"
+            path.write_text(f"policy: p\nprm: q\n{group}:\n  {name}: {choice}\n")
+            parsed = parse(["--config", str(path)], PPOConfig)
+            assert getattr(getattr(PPOConfig.from_preset(parsed.values), group), name) == choice

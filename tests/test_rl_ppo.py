@@ -8,6 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from rl_world import OracleScorer, oracle_grader, taught_policy, tiny_policy, world
+from transformers import GraniteConfig, GraniteForCausalLM
 
 from data.errors import UserError
 from data.schema import Sampling, Verdict
@@ -123,6 +124,50 @@ def test_the_micro_batch_split_changes_no_weight(tmp_path, budget) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
     for a, b in zip(one.critic_model.parameters(), other.critic_model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_scaled_logits_are_the_models_own_business(tmp_path) -> None:
+    """Granite divides its logits: a bare LM head gives another distribution than the one sampled from."""
+    tokenizer, problems = world(4)
+    torch.manual_seed(0)
+    granite = GraniteForCausalLM(
+        GraniteConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            logits_scaling=4.0,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).eval()
+    torch.nn.init.normal_(granite.get_output_embeddings().weight, std=1.0)
+    generator = HFGenerator(granite, tokenizer)
+    rollout = collect(
+        generator,
+        tokenizer,
+        problems,
+        Sampling(max_new_tokens=8),
+        render=lambda t: f"{t}\n",
+        splitter="newline",
+    )
+    logprobs, _ = Actor(granite)(rollout.input_ids, rollout.action_mask)
+    torch.testing.assert_close(logprobs, rollout.behaviour_logprobs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_its_record_anew(tmp_path) -> None:
+    tokenizer, problems = world(16)
+    config = settings(tmp_path, iterations=3, save_every=0)
+
+    def validate(generator) -> dict[str, float]:
+        return {"valid/greedy": 0.5}
+
+    log = RunLog(tmp_path)
+    log(0, {"valid/greedy": 0.5})  # what a run leaves that dies in iteration 1
+    rows = run(config, learner_for(config, tokenizer), tokenizer, problems, validate=validate, resume=True)
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
 
 
 def test_micro_batches_hold_every_row_once_within_the_budget() -> None:
@@ -324,8 +369,12 @@ def test_problem_sampler_covers_an_epoch_before_repeating_and_resumes() -> None:
     resumed = ProblemSampler(problems, seed=1)
     resumed.load_state_dict(other.state_dict())
     assert resumed.next(7) == other.next(7)
-    with pytest.raises(UserError, match="had 10 training problems and now has 9"):
+    with pytest.raises(UserError, match="cannot resume: num_problems was 10 and is now 9"):
         ProblemSampler(problems[:9], 1).load_state_dict(sampler.state_dict())
+    with pytest.raises(UserError, match="cannot resume: seed was 1 and is now 2"):
+        ProblemSampler(problems, 2).load_state_dict(sampler.state_dict())
+    with pytest.raises(UserError, match="cannot resume: problems was"):
+        ProblemSampler(problems[::-1], 1).load_state_dict(sampler.state_dict())
 
 
 def test_a_second_run_in_the_same_folder_needs_resume(tmp_path) -> None:

@@ -120,6 +120,23 @@ def test_training_mode_and_autograd_are_left_as_they_were() -> None:
     assert model.training and torch.is_grad_enabled()
 
 
+def test_a_prompt_gets_one_bos_and_no_eos() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer, problems = world(1)
+    tokenizer.bos_token = "Ann"
+    special = [("Ann", tokenizer.convert_tokens_to_ids("Ann")), ("<eos>", tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="Ann $A <eos>", special_tokens=special
+    )
+    generator = HFGenerator(tiny_policy(tokenizer), tokenizer)
+    for text in ("Bob has 3", "Ann Bob has 3"):  # bare, and as a chat template renders it
+        ((sample,),) = generator.generate([text], Sampling(max_new_tokens=1))
+        words = [tokenizer.decode([i]) for i in sample.prompt_ids]
+        assert words[0] == "Ann" and [w.strip() for w in words].count("Ann") == 1
+        assert tokenizer.eos_token_id not in sample.prompt_ids
+
+
 def test_impossible_prompts_and_tokenizers_are_named() -> None:
     tokenizer, problems = world(1)
     model = tiny_policy(tokenizer)

@@ -52,7 +52,7 @@ class HFGenerator:
             return []
         if sampling.seed is not None:
             self.random.manual_seed(sampling.seed)
-        encoded = self.tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
+        encoded = self._encode(prompts)
         self._check_room(encoded)
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         samples: list[list[Sample]] = [[] for _ in prompts]
@@ -70,6 +70,13 @@ class HFGenerator:
         finally:
             self.model.train(was_training)
         return samples
+
+    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids with one BOS where the tokenizer has any (a chat template writes its own), and no EOS."""
+        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token_id
+        own = bool(bos) and all(prompt.startswith(bos) for prompt in prompts)
+        encoded = self.tokenizer(list(prompts), add_special_tokens=not own)["input_ids"]
+        return [ids[:-1] if len(ids) > 1 and ids[-1] == eos else ids for ids in encoded]
 
     def _check_room(self, encoded: list[list[int]]) -> None:
         context = getattr(self.model.config, "max_position_embeddings", None)
