@@ -137,7 +137,7 @@ def read_benchmark(
     return read(source, split=split, limit=limit, difficulty=difficulty, seed=seed)
 
 
-def make_grader(name: str, *, timeout_s: float = 2.0) -> Grader:
+def make_grader(name: str, *, timeout_s: float = 10.0) -> Grader:
     """Return the function (problem, response) -> Verdict of a benchmark.
 
     It finds the answer by the benchmark's conventions and compares it with the problem's; without one the

@@ -110,9 +110,11 @@ def _silence_new_layers(base: nn.Module, names: Sequence[str]) -> None:
 
 
 def load_backbone(path: str | Path) -> PreTrainedModel:
-    """Return a pretrained causal LM in float32. Raises UserError when it cannot be read."""
+    """Return a pretrained causal LM in float32. Raises UserError when it cannot be read or is a PRM."""
     from transformers import AutoModelForCausalLM
 
+    if is_stepwell_prm(path):
+        raise UserError(f"{path}: a process reward model where a language model is needed")
     return _load(path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
 
 
