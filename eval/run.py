@@ -108,18 +108,31 @@ def evaluate(
 def read_samples(path: str | Path, problems: Sequence[Problem]) -> dict[str, list[str]]:
     """Return problem id -> responses, from rows {id, response} with an optional 0-based index `sample`.
 
-    Rows of one problem are put in the order of `sample`, else kept in the order of the file. A problem
-    without rows is absent: `evaluate` reports how many are. Raises UserError with file and line for broken
-    JSON, a missing or mistyped field, an unknown id, a sample given twice, rows with and without index.
+    `problem`, the problem's text, may stand in place of `id`; only white space may differ. Rows of one
+    problem are put in the order of `sample`, else kept in the order of the file. A problem without rows is
+    absent: `evaluate` reports how many are. Raises UserError with file and line for broken JSON, a missing
+    or mistyped field, an unknown id, a sample given twice, rows with and without index.
     """
     assert problems, "no problems to read samples for"
     known = {p.id for p in problems}
+    by_text = {" ".join(p.text.split()): p.id for p in problems}
     found: dict[str, dict[int, str]] = {}
     lines: dict[tuple[str, int], int] = {}
     indexed: dict[str, bool] = {}
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
-        name, response = (_text_field(row, field, where) for field in ("id", "response"))
+        response = _text_field(row, "response", where)
+        if "id" not in row and "problem" in row:
+            text = " ".join(_text_field(row, "problem", where).split())
+            if text not in by_text:
+                shown = text if len(text) <= 60 else text[:60] + "..."
+                raise UserError(
+                    f"{where}: problem '{shown}' is none of the {len(known)} problems; "
+                    "check the benchmark, split and limit"
+                )
+            name = by_text[text]
+        else:
+            name = _text_field(row, "id", where)
         if name not in known:
             raise UserError(
                 f"{where}: id '{name}' is none of the {len(known)} problems "
@@ -173,7 +186,8 @@ def _own_settings(
 def _text_field(row: Row, field: str, where: str) -> str:
     if field not in row:
         raise UserError(
-            f"{where}: no field '{field}' (has: {', '.join(row) or 'none'}); expected id, response"
+            f"{where}: no field '{field}' (has: {', '.join(row) or 'none'}); "
+            "expected id (or problem) and response"
         )
     if not isinstance(row[field], str):
         raise UserError(f"{where}: field '{field}' must be a string, got {json.dumps(row[field])[:60]}")

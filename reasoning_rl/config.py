@@ -251,7 +251,7 @@ class EvalConfig(Settings):
     model: str | None = None
     """Folder or hub id of the model to sample from."""
     samples: str | None = None
-    """JSON lines of existing responses: {"id": problem id, "response": text}, one or more a problem."""
+    """JSON lines {"id" (or "problem", its text), "response"} of existing responses, one or more a problem."""
     source: str | None = None
     """File, folder or hub id of the problems; none takes the benchmark's own hub id."""
     split: str | None = None
