@@ -99,7 +99,7 @@ def test_first_errors_are_the_files_own_with_their_base(name, column, base) -> N
 
 @needs_shared
 def test_perturbed_steps_are_the_first_that_differ_from_the_reference() -> None:
-    rows = {str(row["id"]): row for row in raw("reasoneval/perturbation.jsonl")}
+    rows = {f"perturbation_{row['id']}": row for row in raw("reasoneval/perturbation.jsonl")}
     records = read_steps(SHARED / "reasoneval" / "perturbation.jsonl", neutral="half")
     checked = Counter()
     for record in records:

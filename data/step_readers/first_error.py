@@ -4,6 +4,7 @@ Steps before it are right, it is wrong, and what follows nobody judged: label No
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from data.errors import UserError
@@ -59,8 +60,7 @@ def read_reasoneval_invalid(row: Row, reading: Reading) -> Iterator[StepSolution
     numbers, because ReasonEval scores lines and takes the least of a step's."""
     steps, lines = read_lines(row, "model_output_step_format")
     for solution in _meta_reasoning(row, "reasoneval_invalid", steps, "id", "generator"):
-        solution.meta["lines_per_step"] = lines  # type: ignore[index] - the dict made below
-        yield solution
+        yield replace(solution, id=f"invalid_{solution.id}", meta={**solution.meta, "lines_per_step": lines})
 
 
 def read_lines(row: Row, name: str) -> tuple[tuple[str, ...], list[int]]:

@@ -36,7 +36,7 @@ def read_reasoneval_redundant(row: Row, reading: Reading) -> Iterator[StepSoluti
     """MR-MATH's redundant errors: `rating` 1 (useful) or 0 (PRM800K's neutral, here "redundant") a step.
 
     A rating of 0 becomes what the neutral policy says. None of the steps is wrong: first_error is -1. The
-    ratings themselves are kept in meta.
+    ratings themselves are kept in meta. The three files count from the same ids: each gets a prefix here.
     """
     steps, lines = read_lines(row, "model_output_step_format")
     ratings = field(row, "rating", list)
@@ -49,7 +49,7 @@ def read_reasoneval_redundant(row: Row, reading: Reading) -> Iterator[StepSoluti
         problem=field(row, "question", str),
         steps=steps,
         labels=tuple(1.0 if rating else NEUTRAL[reading.neutral] for rating in ratings),
-        id=str(row.values.get("id", row_place(row))),
+        id=f"redundant_{row.values.get('id', row_place(row))}",
         source="reasoneval_redundant",
         first_error=-1,
         meta={"ratings": ratings, "lines_per_step": lines},
@@ -95,7 +95,7 @@ def read_reasoneval_perturbation(row: Row, reading: Reading) -> Iterator[StepSol
         problem=field(row, "question", str),
         steps=steps,
         labels=labels,
-        id=str(row.values.get("id", row_place(row))),
+        id=f"perturbation_{row.values.get('id', row_place(row))}",
         source="reasoneval_perturbation",
         label_kind="synthetic",
         first_error=first_error,
