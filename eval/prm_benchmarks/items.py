@@ -49,8 +49,8 @@ def load_items(
     """Return the items of benchmark `name` from a file or a folder, in order, neutral ratings as 0.5.
 
     Each file is told by its own fields; those in other formats than `formats` are passed over in a folder
-    and refused as a file. Only every file's first `limit` solutions are kept. Raises UserError when nothing
-    is left, or an id is there twice.
+    and refused as a file. At most `limit` solutions of each file are kept, evenly spread: the files stand in
+    order of their labels. Raises UserError when nothing is left, or an id is there twice.
     """
     path = Path(source)
     if path.is_dir():
@@ -64,8 +64,10 @@ def load_items(
         row = next(iter(read_rows(file)), None)
         found = None if row is None else _format_or_none(row)
         if found in formats:
-            solutions = read_steps(file, found, neutral="half")[:limit]
-            items += [Item(_subset(solution, file), solution) for solution in solutions]
+            solutions = read_steps(file, found, neutral="half")
+            kept = min(limit or len(solutions), len(solutions))
+            spread = (solutions[k * len(solutions) // kept] for k in range(kept))
+            items += [Item(_subset(solution, file), solution) for solution in spread]
         elif not path.is_dir():
             raise UserError(f"{file}: not a file of {name}; its rows must be {' or '.join(formats)}")
     if not items:

@@ -14,13 +14,14 @@ READINGS: Mapping[str, float | None] = {"positive": 1.0, "negative": 0.0, "left 
 
 
 def measure_prm800k(items: Sequence[Item], threshold: float) -> BenchmarkResult:
-    """Return step AUC, accuracy and calibration for each reading of "neutral", and first-error numbers of the
-    followed paths whose ratings are known up to their first error."""
+    """Return step AUC, accuracy and calibration for each reading of "neutral"."""
     scores = [item.scores for item in items]
     metrics = {}
     for reading, value in READINGS.items():
         labels = [[value if label == 0.5 else label for label in i.solution.labels] for i in items]
-        metrics[reading] = solution_metrics(labels, scores, threshold)
+        numbers = solution_metrics(labels, scores, threshold)
+        # Its first error is the first step *rated* wrong: in a record with one rating, that one.
+        metrics[reading] = {k: v for k, v in numbers.items() if not k.startswith("first_error")}
     names = ("num_steps", "share_correct", "step_auc", "balanced_accuracy", "step_accuracy", "ece")
     rows = tuple(
         (reading, int(numbers["num_steps"]), *(numbers[name] for name in names[1:]))
