@@ -54,8 +54,8 @@ class Inspection:
     """What `stepwell data inspect` prints."""
 
     source: str
-    format: str
-    meaning: str
+    formats: dict[str, str]
+    """Format -> what its labels say; several where a folder holds several."""
     num_rows: int
     num_records: int
     num_problems: int
@@ -94,15 +94,14 @@ def inspect_steps(
     """
     counts: Counter[str] = Counter()
     solutions = read_steps(source, format, neutral=neutral, split=split, counts=counts)
-    name = format if format != "auto" else detect_format(next(iter(read_rows(source, split=split))))
+    names = [format] if format != "auto" else _formats(source, split)
     overlaps = tuple(_overlaps(solutions, [file for path in against for file in _files(path)]))
     found = {overlap.benchmark for overlap in overlaps}
     keys = {(s.problem, s.steps, s.labels) for s in solutions}
     spread = range(0, len(solutions), max(1, len(solutions) // max(1, num_examples)))
     return Inspection(
         source=str(source),
-        format=name,
-        meaning=FORMATS[name].meaning,
+        formats={name: FORMATS[name].meaning for name in names},
         num_rows=counts["rows"],
         num_records=len(solutions),
         num_problems=len({normalise_problem(s.problem) for s in solutions}),
@@ -189,6 +188,16 @@ def _task_benchmark(row: Row, file: Path) -> str:
     if isinstance(values.get("question"), str) and "####" in str(values.get("answer", "")):
         return "GSM8K"
     return "MATH-500" if {"problem", "solution", "answer", "unique_id"} <= set(values) else file.name
+
+
+def _formats(source: str | Path, split: str) -> list[str]:
+    """The format of each file, in order, without repeats."""
+    names: dict[str, None] = {}
+    file = None
+    for row in read_rows(source, split=split):
+        if file != (file := row.where.rpartition(":")[0]):
+            names[detect_format(row)] = None
+    return list(names)
 
 
 def _files(source: str | Path) -> list[Path]:

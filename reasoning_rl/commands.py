@@ -1,6 +1,5 @@
 """What each verb of the command line does: read settings, build, run under a live view, say what came out."""
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -130,7 +129,8 @@ def run_eval(args: list[str]) -> None:
         for name, benchmark in {**BENCHMARKS, **STEP_BENCHMARKS}.items():
             Console().print(f"  {name:<16} {benchmark.description}", soft_wrap=True)
         return
-    if args and args[0] in PRM_BENCHMARKS:
+    words = {word.partition("=")[0] for word in args}
+    if words & {"--prm", "--scores", *PRM_BENCHMARKS}:
         run_prm_eval(args)
         return
     parsed = parse(args, EvalConfig, positional=1)
@@ -138,8 +138,6 @@ def run_eval(args: list[str]) -> None:
         known = ", ".join([*BENCHMARKS, *PRM_BENCHMARKS])
         raise UserError(f"which benchmark? stepwell eval NAME; known: {known}")
     name = parsed.positional[0]
-    if name not in BENCHMARKS and difflib.get_close_matches(name, PRM_BENCHMARKS, cutoff=0.8):
-        raise UserError(f"benchmark '{name}' is unknown{did_you_mean(name, PRM_BENCHMARKS)}")
     get_benchmark(name)
     config = EvalConfig.from_dict(parsed.values, parsed.where)
     with Live(f"eval {name}", 1) as live:
@@ -156,7 +154,11 @@ def run_eval(args: list[str]) -> None:
 def run_prm_eval(args: list[str]) -> None:
     """`stepwell eval BENCHMARK` of step scores."""
     parsed = parse(args, PRMEvalConfig, positional=1)
+    if not parsed.positional:
+        raise UserError(f"which benchmark? stepwell eval NAME; known: {', '.join(PRM_BENCHMARKS)}")
     name = parsed.positional[0]
+    if name not in PRM_BENCHMARKS:
+        raise UserError(f"benchmark '{name}' of step scores is unknown{did_you_mean(name, PRM_BENCHMARKS)}")
     config = PRMEvalConfig.from_dict(parsed.values, parsed.where)
     with Live(f"eval {name}", 1) as live:
 
@@ -167,11 +169,10 @@ def run_prm_eval(args: list[str]) -> None:
         device = make_accelerator().device if config.prm else "cpu"
         result, page = evaluate_prm(name, config, device=device, on_progress=on_progress)
     for table in result.tables:
-        Console().print(table.title, highlight=False, markup=False)
-        Console().print(grid_text(table.shown()), highlight=False, markup=False)
+        _say_plainly(f"{table.title}\n{grid_text(table.shown())}")
     for note in result.notes:
-        Console().print(f"note: {note}", highlight=False, markup=False)
-    Console().print(f"tables and pictures: {page}", highlight=False)
+        _say_plainly(f"note: {note}")
+    _say_plainly(f"tables and pictures: {page}")
 
 
 def run_data(args: list[str]) -> None:
@@ -193,7 +194,7 @@ def run_data(args: list[str]) -> None:
         against=config.against,
         num_examples=config.examples,
     )
-    Console().print(inspection_text(report), highlight=False, markup=False, soft_wrap=True)
+    _say_plainly(inspection_text(report))
 
 
 def run_quickstart_command(args: list[str]) -> None:
@@ -229,6 +230,11 @@ def _with_live_log(
             live.watch(iteration, metrics)
 
         return train(RunLog(output_dir, watch=watch))
+
+
+def _say_plainly(text: str) -> None:
+    """Print text that may hold brackets and wide tables: no markup, no line breaks of rich's own."""
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(accelerator: Accelerator, text: str) -> None:

@@ -18,10 +18,17 @@ from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
-from eval.prm_benchmarks.items import Item, attach_scores, load_items, read_scores, with_scores, write_scores
+from eval.prm_benchmarks.items import (
+    CONTROL,
+    Item,
+    attach_scores,
+    load_items,
+    read_scores,
+    with_scores,
+    write_scores,
+)
 from eval.prm_benchmarks.panels import make_panels
-from eval.prm_benchmarks.prmbench import CONTROL
-from eval.prm_benchmarks.registry import get_prm_benchmark, measure
+from eval.prm_benchmarks.registry import check_threshold, get_prm_benchmark, measure
 from eval.prm_benchmarks.report import write_report
 from eval.prm_benchmarks.result import BenchmarkResult
 from eval.run import EvalResult, evaluate, read_samples
@@ -230,6 +237,7 @@ def evaluate_prm(
     missing or broken.
     """
     items = load_items(name, get_prm_benchmark(name).formats, config.data, limit=config.limit)
+    check_threshold(name, items, config.threshold)
     folder = Path(config.output_dir) / name
     if config.scores is not None:
         items = attach_scores(items, read_scores(config.scores))

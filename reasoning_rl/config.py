@@ -283,7 +283,7 @@ class PRMEvalConfig(Settings):
     the data."""
     data: str
     """The benchmark's file, or the folder that holds its files."""
-    threshold: float | Literal["gsm8k", "best"] = 0.5
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["gsm8k", "best"] = 0.5
     """A step scored below it is called wrong. Of ProcessBench only: gsm8k takes the best threshold of that
     subset for all, as published for models without a natural one; best each subset's own, an upper bound."""
     limit: Count | None = None

@@ -14,7 +14,7 @@ _MAX_STEPS = 8
 def inspection_text(report: Inspection) -> str:
     """Return the report: counts, balance, overlaps with benchmarks, examples."""
     rows = [
-        ("format", f"{report.format} ({report.meaning})"),
+        *(("format", f"{name} ({meaning})") for name, meaning in report.formats.items()),
         ("rows", f"{report.num_rows:,}"),
         ("records", f"{report.num_records:,} on {report.num_problems:,} different problems"),
         ("repeated records", f"{report.repeated_records:,}"),

@@ -69,7 +69,7 @@ def test_a_scalar_models_threshold_is_chosen_on_gsm8k_and_used_elsewhere() -> No
     own = measure("processbench", items, "best")
     assert own.metrics["subsets"]["math"]["threshold"] != 0.0
     assert "an upper bound, not a result" in own.notes[-1]
-    with pytest.raises(UserError, match="not in the data .math.; add it or give a number"):
+    with pytest.raises(UserError, match="which is not in the data; add it or give a number"):
         measure("processbench", items[2:], "gsm8k")
     with pytest.raises(UserError, match="--threshold best is of processbench only"):
         measure("mr_gsm8k", items, "best")

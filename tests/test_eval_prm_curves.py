@@ -127,6 +127,10 @@ def test_scores_are_matched_by_id_or_by_order(tmp_path) -> None:
     plain = write(tmp_path / "b.jsonl", '{"scores": [0.5, 0]}\n{"scores": [1, 0.25]}\n')
     scored = attach_scores(items_for("x", "y"), read_scores(plain))
     assert [one.scores for one in scored] == [(0.5, 0.0), (1.0, 0.25)]
+    numbered = write(tmp_path / "n.jsonl", '{"id": 7, "scores": [0.5, 0]}\n{"id": 8, "scores": [1, 0.25]}\n')
+    assert attach_scores(items_for("x", "y"), read_scores(numbered)) == scored  # numbers are no names
+    twice = write(tmp_path / "d.jsonl", '{"id": "x", "scores": [1, 1]}\n{"id": "x", "scores": [0, 0]}\n')
+    assert attach_scores(items_for("x"), read_scores(twice))[0].scores == (1, 1)
     write_scores(tmp_path / "c.jsonl", scored)
     again = attach_scores(items_for("y", "x"), read_scores(tmp_path / "c.jsonl"))
     assert [one.scores for one in again] == [(1.0, 0.25), (0.5, 0.0)]
@@ -144,6 +148,10 @@ def test_three_classes_give_validity_and_neutral_and_lines_fold_to_steps(tmp_pat
         ('{"id": "x", "scores": [1, 1]}\n', "no scores for 1 of 2 solutions, first 'y'"),
         ('{"scores": [1, 1]}\n', "1 lines for 2 solutions and no id that fits; give each line .*'x'"),
         ('{"scores": [1, 1]}\n{"scores": [1]}\n', ":2: 1 scores for the 2 steps of 'y'"),
+        (
+            '{"id": "a", "scores": [1, 1]}\n{"id": "b", "scores": [1, 1]}\n',
+            ":1: id 'a' is none of the benchmark's, nor is any other; expected ids such as 'x'",
+        ),
         ('{"scores": 1}\n', ":1: field 'scores' must be a list"),
         ('{"scores": [1, NaN]}\n', r":1: field 'scores\[1\]' must be a number, null or three"),
         ('{"scores": [true]}\n', r":1: field 'scores\[0\]' must be a number"),

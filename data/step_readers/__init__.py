@@ -36,8 +36,9 @@ def read_steps(
 ) -> list[StepSolution]:
     """Return the labelled solutions of a file, folder or hub dataset, in its order.
 
-    `format` is a name of FORMATS, or "auto": told from the fields of the first row. `split` and `name` are
-    those of `read_rows`. `counts`, if given, receives what was read and what was left out, by reason.
+    `format` is a name of FORMATS, or "auto": told from the fields of each file's first row. `split` and
+    `name` are those of `read_rows`. `counts`, if given, receives what was read and what was left out, by
+    reason.
 
     Raises UserError for an unknown format and, with file and line, for rows that break theirs.
     """
@@ -46,10 +47,13 @@ def read_steps(
     if format != "auto" and format not in FORMATS:
         raise UserError(f"step format '{format}' is unknown{did_you_mean(format, ['auto', *FORMATS])}")
     reading = Reading(neutral, Counter() if counts is None else counts)
-    chosen = FORMATS.get(format)
+    chosen, file = FORMATS.get(format), None
     solutions: list[StepSolution] = []
     for row in read_rows(source, split=split, name=name):
-        chosen = chosen or FORMATS[detect_format(row)]
+        # A folder may hold several formats (ReasonEval's does), a file only one.
+        if format == "auto" and file != (file := row.where.rpartition(":")[0]):
+            chosen = FORMATS[detect_format(row)]
+        assert chosen is not None
         for needed in chosen.fields:
             field(row, needed, expected=", ".join(chosen.fields))
         reading.counts["rows"] += 1

@@ -17,6 +17,8 @@ from data.schema import StepSolution
 from data.sources import SUFFIXES, read_rows, show
 from data.step_readers import detect_format, read_steps
 
+CONTROL = "correct"
+"""Subset of PRMBench's controls: untouched solutions, in no score of their own."""
 Scores = tuple[float | None, ...]
 Triple = tuple[float, float, float]
 
@@ -50,7 +52,8 @@ def load_items(
 
     Each file is told by its own fields; those in other formats than `formats` are passed over in a folder
     and refused as a file. At most `limit` solutions of each file are kept, evenly spread: the files stand in
-    order of their labels. Raises UserError when nothing is left, or an id is there twice.
+    order of their labels. A control (PRMBench) is kept while a row it belongs to is. Raises UserError when
+    nothing is left, or an id is there twice.
     """
     path = Path(source)
     if path.is_dir():
@@ -60,18 +63,22 @@ def load_items(
     else:
         raise UserError(f"{path}: no such file or folder; give the benchmark's with --data")
     items: list[Item] = []
+    controls: list[Item] = []
     for file in files:
         row = next(iter(read_rows(file)), None)
         found = None if row is None else _format_or_none(row)
         if found in formats:
-            solutions = read_steps(file, found, neutral="half")
-            kept = min(limit or len(solutions), len(solutions))
-            spread = (solutions[k * len(solutions) // kept] for k in range(kept))
-            items += [Item(_subset(solution, file), solution) for solution in spread]
+            every = [Item(_subset(one, file), one) for one in read_steps(file, found, neutral="half")]
+            controls += [item for item in every if item.subset == CONTROL]
+            rows = [item for item in every if item.subset != CONTROL]
+            kept = min(limit or len(rows), len(rows))
+            items += [rows[k * len(rows) // kept] for k in range(kept)]
         elif not path.is_dir():
             raise UserError(f"{file}: not a file of {name}; its rows must be {' or '.join(formats)}")
     if not items:
         raise UserError(f"{path}: holds no file of {name}; its rows must be {' or '.join(formats)}")
+    wanted = {item.solution.meta.get("idx") for item in items}
+    items += [item for item in controls if item.solution.meta["idx"] in wanted]
     seen: set[str] = set()
     for item in items:
         if item.solution.id in seen:
@@ -102,14 +109,21 @@ def read_scores(path: str | Path) -> list[ScoreRow]:
 
 
 def attach_scores(items: Sequence[Item], rows: Sequence[ScoreRow]) -> list[Item]:
-    """Return the items with the scores of the rows: by id, or in order where no row has an id that fits.
+    """Return the items with the scores of the rows: by id, or in order where rows have none or mere numbers.
 
     Scores of single lines are folded to steps by their minimum where the benchmark's steps are lists of lines
-    (ReasonEval). Rows of other solutions are passed over. Raises UserError naming the first item without
-    scores, or with another number of scores than steps.
+    (ReasonEval). Rows of other solutions are passed over; of rows with one id the first counts, as PRMBench's
+    authors do. Raises UserError naming the first item without scores, or with another number of scores than
+    steps.
     """
-    by_id = {row.id: row for row in rows if row.id is not None}
+    by_id = {row.id: row for row in reversed(rows) if row.id is not None}
     if not any(item.solution.id in by_id for item in items):
+        named = [row for row in rows if row.id is not None and not row.id.isdecimal()]
+        if named:
+            raise UserError(
+                f"{named[0].where}: id '{named[0].id}' is none of the benchmark's, nor is any other; "
+                f"expected ids such as '{items[0].solution.id}', or none and the order of the data"
+            )
         if len(rows) != len(items):
             raise UserError(
                 f"{rows[0].where}: {len(rows)} lines for {len(items)} solutions and no id that fits; "

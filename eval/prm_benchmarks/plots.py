@@ -114,3 +114,5 @@ def _best_of_n(axis: Any, panels: Panels) -> None:
         )
     axis.set(title=f"Best of N, {panels.num_pools} problems", xlabel="N", ylabel="accuracy", ylim=(0, 1))
     axis.set_xscale("log", base=2)
+    ns = list(next(iter(panels.best_of_n.values())))
+    axis.set_xticks(ns, [str(n) for n in ns])

@@ -27,11 +27,15 @@ def measure_prm800k(items: Sequence[Item], threshold: float) -> BenchmarkResult:
         (reading, int(numbers["num_steps"]), *(numbers[name] for name in names[1:]))
         for reading, numbers in metrics.items()
     )
+    notes = ["the published figure, best-of-1860, needs the authors' samples: not this number"]
+    files = sorted({item.subset for item in items})
+    if len(files) > 1:
+        notes.append(f"several files were put together, ratings they share count again: {', '.join(files)}")
     columns = ("neutral is", "steps", "right", "step AUC", "balanced acc.", "accuracy", "ECE")
     return BenchmarkResult(
         benchmark="prm800k",
         headline=("step AUC, neutral positive", metrics["positive"]["step_auc"]),
         tables=(Table("PRM800K step labels, %", columns, rows),),
-        notes=("the published figure, best-of-1860, needs the authors' samples: not this number",),
+        notes=tuple(notes),
         metrics=metrics,
     )

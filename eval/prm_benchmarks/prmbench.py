@@ -7,10 +7,9 @@ only. Rules follow the authors' evaluation code (ssmisya/PRMBench, mr_eval/tasks
 from collections.abc import Sequence
 
 from eval.prm_benchmarks.counts import StepCounts, count_steps, total_counts
-from eval.prm_benchmarks.items import Item
+from eval.prm_benchmarks.items import CONTROL, Item
 from eval.prm_benchmarks.result import BenchmarkResult, Table, mean
 
-CONTROL = "correct"
 SHORT = {
     "redundency": "NR",
     "circular": "NCL",

@@ -7,7 +7,6 @@ an error; the benchmark's number is the plain mean of the four subsets' F1.
 
 from collections.abc import Sequence
 
-from data.errors import UserError
 from eval.metrics import NAN, best_threshold, first_error_accuracies, harmonic_mean
 from eval.prm_benchmarks.items import Item
 from eval.prm_benchmarks.result import BenchmarkResult, Table, mean
@@ -27,15 +26,8 @@ CHOSEN_ON = "gsm8k"
 def measure_processbench(items: Sequence[Item], threshold: float | str) -> BenchmarkResult:
     """Return the F1s. `threshold` is a number; "gsm8k": the one with the best F1 there, for all subsets, as
     published for models without a natural one; "best": each subset's own, an upper bound and no result.
-
-    Raises UserError when "gsm8k" is asked for and not among the items.
     """
     subsets = {name: [item for item in items if item.subset == name] for name in _ordered(items)}
-    if threshold == "gsm8k" and CHOSEN_ON not in subsets:
-        raise UserError(
-            f"--threshold gsm8k chooses on ProcessBench's gsm8k subset, which is not in the data "
-            f"({', '.join(subsets)}); add it or give a number"
-        )
     chosen = best_threshold(*_columns(subsets[CHOSEN_ON]))[0] if threshold == "gsm8k" else threshold
     rows, metrics = [], {}
     for name, group in subsets.items():

@@ -8,7 +8,7 @@ from eval.prm_benchmarks.items import Item
 from eval.prm_benchmarks.mistakes import measure_bigbench_mistake, measure_mr_gsm8k
 from eval.prm_benchmarks.prm800k import measure_prm800k
 from eval.prm_benchmarks.prmbench import measure_prmbench
-from eval.prm_benchmarks.processbench import measure_processbench
+from eval.prm_benchmarks.processbench import CHOSEN_ON, measure_processbench
 from eval.prm_benchmarks.reasoneval import measure_reasoneval
 from eval.prm_benchmarks.result import BenchmarkResult
 
@@ -54,9 +54,18 @@ def get_prm_benchmark(name: str) -> PRMBenchmark:
 def measure(name: str, items: Sequence[Item], threshold: float | str = 0.5) -> BenchmarkResult:
     """Return the numbers of scored items. A step is called wrong when its score is below the threshold.
 
-    Only ProcessBench takes the words "gsm8k" and "best". Raises UserError for them elsewhere.
+    Only ProcessBench takes the words "gsm8k" and "best". Raises UserError as `check_threshold` does.
     """
-    benchmark = get_prm_benchmark(name)
+    check_threshold(name, items, threshold)
+    return get_prm_benchmark(name).measure(items, threshold)
+
+
+def check_threshold(name: str, items: Sequence[Item], threshold: float | str) -> None:
+    """Raise UserError for a threshold that the benchmark or its items do not allow: before a model scores."""
     if isinstance(threshold, str) and name != "processbench":
         raise UserError(f"--threshold {threshold} is of processbench only; give {name} a number")
-    return benchmark.measure(items, threshold)
+    if threshold == "gsm8k" and not any(item.subset == CHOSEN_ON for item in items):
+        raise UserError(
+            "--threshold gsm8k chooses on ProcessBench's gsm8k subset, which is not in the data; "
+            "add it or give a number"
+        )
