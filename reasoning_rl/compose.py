@@ -253,7 +253,10 @@ def evaluate_prm(
         threshold = next(iter(result.metrics["subsets"].values()))["threshold"]
     panels = make_panels(reported, threshold)
     if unscored := int(panels.steps["unscored_steps"]):
-        note = f"{unscored} labelled steps have no score (too long for the model?): none is called wrong"
+        note = (
+            f"{unscored} labelled steps have no score (too long for the model?): they are in no step number "
+            "and never the first step called wrong"
+        )
         result = replace(result, notes=(*result.notes, note))
     page = write_report(folder, result, panels, reported, settings=config.model_dump(mode="json"))
     return result, page

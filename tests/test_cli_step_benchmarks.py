@@ -23,7 +23,7 @@ def bench_file(folder, name="math.jsonl", count=6):
         {
             "id": f"{name.split('.')[0]}-{k}",
             "problem": f"Ann has {k % 3 + 1} apples. How many?",
-            "steps": [f"{k} + 1 = {k + 1}", "The answer is 3."],
+            "steps": [f"{k} + 1 = {k + 1} <script>", "The answer is 3."],
             "label": 1 if k % 2 else -1,
             "final_answer_correct": k % 2 == 0,
         }
@@ -77,6 +77,7 @@ def test_the_page_is_self_contained_and_shows_all_pictures(tmp_path) -> None:
     assert pictures == ["best_of_n", "localisation", "reliability", "thresholds"]
     assert page.count("data:image/png;base64,") == 4
     assert "http" not in page and "<script" not in page
+    assert "&lt;script&gt;" in page  # a step's own markup is shown, not run
     for text in ("surest mistakes", "Best of N", "an upper bound, not a result", "step AUC"):
         assert text in page
 
