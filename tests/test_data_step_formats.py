@@ -81,7 +81,7 @@ APS = {
         {"solution_prefix": "q?\n\na", "mc_value": 0.75},
         {"solution_prefix": "q?\n\na\n\nb", "mc_value": 0},
         {"solution_prefix": "q?\n\na\n\nb", "mc_value": 1},
-        {"solution_prefix": "q?\n\nz", "mc_value": 1.0},
+        {"solution_prefix": "q?\n\nzzzzzz", "mc_value": 1.0},
     ],
 }
 APS_TREE = {
@@ -135,7 +135,7 @@ EXPECTED = {
     "math_aps": [
         ("q?", ("a",), (0.75,), None),
         ("q?", ("a", "b"), (None, 0), None),
-        ("q?", ("z",), (1,), None),
+        ("q?", ("zzzzzz",), (1,), None),
     ],
     "math_aps_tree": [("q?", ("a",), (0.75,), None), ("q?", ("a", "b"), (None, 0), None)],
     "r_prm": [("q", ("Step 1: a\nmore", "Step 2: b", "Step 3: c"), (None, None, 0), None)],
