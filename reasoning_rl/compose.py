@@ -4,6 +4,7 @@ With commands.py and quickstart.py the only modules of this package that know th
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,29 @@ from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.prompts import get_template, render
-from data.protocols import Grader, MetricLog
+from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
+from eval.prm_benchmarks.items import (
+    CONTROL,
+    Item,
+    attach_scores,
+    load_items,
+    read_scores,
+    with_scores,
+    write_scores,
+)
+from eval.prm_benchmarks.panels import make_panels
+from eval.prm_benchmarks.registry import check_threshold, get_prm_benchmark, measure
+from eval.prm_benchmarks.report import write_report
+from eval.prm_benchmarks.result import BenchmarkResult
 from eval.run import EvalResult, evaluate, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.model import load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
-from reasoning_rl.config import EvalConfig, PPOConfig
+from reasoning_rl.config import EvalConfig, PPOConfig, PRMEvalConfig
 from reasoning_rl.models import critic_from_policy, critic_from_prm
 from reasoning_rl.ppo import Learner, run_ppo
 from reasoning_rl.ptx import Demonstrations
@@ -208,3 +222,62 @@ def evaluate_benchmark(
         batch_size=max(1, config.max_batch // config.num_samples),
         **common,
     )
+
+
+def evaluate_prm(
+    name: str,
+    config: PRMEvalConfig,
+    *,
+    device: Any = "cpu",
+    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+) -> tuple[BenchmarkResult, Path]:
+    """Score a benchmark's steps, or take existing scores, and measure; everything goes to output_dir/name/.
+
+    Returns the numbers and the path of the page. Raises UserError before a model is loaded for data that is
+    missing or broken.
+    """
+    items = load_items(name, get_prm_benchmark(name).formats, config.data, limit=config.limit)
+    check_threshold(name, items, config.threshold)
+    folder = Path(config.output_dir) / name
+    if config.scores is not None:
+        items = attach_scores(items, read_scores(config.scores))
+    else:
+        scorer = load_step_scorer(config.prm or "", device=device, max_batch_tokens=config.max_batch_tokens)
+        items = with_scores(items, score_items(scorer, items, on_progress))
+        write_scores(folder / "scores.jsonl", items)
+    result = measure(name, items, config.threshold)
+    reported = [item for item in items if item.subset != CONTROL]
+    threshold = config.threshold
+    if isinstance(threshold, str):
+        # The pictures need one number: that of the first subset, which "gsm8k" gives to all.
+        threshold = next(iter(result.metrics["subsets"].values()))["threshold"]
+    panels = make_panels(reported, threshold)
+    if unscored := int(panels.steps["unscored_steps"]):
+        note = (
+            f"{unscored} labelled steps have no score (too long for the model?): they are in no step number "
+            "and never the first step called wrong"
+        )
+        result = replace(result, notes=(*result.notes, note))
+    page = write_report(folder, result, panels, reported, settings=config.model_dump(mode="json"))
+    return result, page
+
+
+def load_step_scorer(path: str, *, device: Any, max_batch_tokens: int | None) -> StepScorer:
+    """The one place where a reward model for benchmarks is loaded."""
+    return LocalScorer.load(path, device=device, max_batch_tokens=max_batch_tokens)
+
+
+def score_items(
+    scorer: StepScorer,
+    items: list[Item],
+    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    chunk: int = 256,
+) -> list[list[float | None]]:
+    """Return the scores of all items, in order; enough of them at a time to sort by length."""
+    scores: list[list[float | None]] = []
+    for start in range(0, len(items), chunk):
+        part = [item.solution for item in items[start : start + chunk]]
+        scores += scorer.score([one.problem for one in part], [one.steps for one in part])
+        if on_progress is not None:
+            on_progress(len(scores), len(items), {})
+    return scores

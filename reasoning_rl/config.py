@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
+from data.step_readers import NeutralPolicy
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -284,6 +285,53 @@ class EvalConfig(Settings):
                 "give exactly one of --model (to sample from) and --samples (a file of responses)"
             )
         return self
+
+
+PRM_BENCHMARKS = ("processbench", "prmbench", "prm800k", "bigbench_mistake", "mr_gsm8k", "reasoneval")
+"""Benchmarks of step scores: `stepwell eval` takes PRMEvalConfig's options for them."""
+
+
+class PRMEvalConfig(Settings):
+    """Step scores on a benchmark: `stepwell eval processbench --prm PATH --data FOLDER`."""
+
+    prm: str | None = None
+    """Folder or hub id of the process reward model that scores the steps."""
+    scores: str | None = None
+    """JSON lines of existing scores, {"id": ..., "scores": [one number a step]}; without ids in the order of
+    the data."""
+    data: str
+    """The benchmark's file, or the folder that holds its files."""
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["gsm8k", "best"] = 0.5
+    """A step scored below it is called wrong. Of ProcessBench only: gsm8k takes the best threshold of that
+    subset for all, as published for models without a natural one; best each subset's own, an upper bound."""
+    limit: Count | None = None
+    """So many solutions of each file only, evenly spread over it; none takes all."""
+    max_batch_tokens: Count | None = None
+    """Padded tokens of one forward; none: 1024 on a CPU, 32768 on a GPU."""
+    output_dir: str = "outputs/eval"
+    """scores.jsonl, result.json, report.html and its pictures go to a folder in it, named after the
+    benchmark."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.prm is None) == (self.scores is None):
+            raise UserError("give exactly one of --prm (a model that scores) and --scores (a file of scores)")
+        return self
+
+
+class InspectConfig(Settings):
+    """A look into a file of step labels: `stepwell data inspect FILE`."""
+
+    format: str = "auto"
+    """Step-label format; auto tells it from the first row (docs/step_data.md lists them)."""
+    neutral: NeutralPolicy = "half"
+    """What a neutral rating counts as: positive, half, negative or mask."""
+    split: str = "train"
+    """Split, where the source has several."""
+    against: tuple[str, ...] = ()
+    """Files or folders of benchmarks to look for the same problems in: --against FILE FILE ..."""
+    examples: Whole = 5
+    """Solutions to print, spread evenly over the file."""
 
 
 class QuickstartConfig(Settings):
