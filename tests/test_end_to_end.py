@@ -12,6 +12,7 @@ from rl_world import tiny_policy, world
 from data.arithmetic import make_problems
 from data.errors import UserError
 from data.world_tokenizer import byte_bpe_tokenizer, character_tokenizer
+from prm.model import load_backbone
 from reasoning_rl import quickstart
 from reasoning_rl.cli import main
 from reasoning_rl.config import PPOConfig
@@ -66,7 +67,11 @@ def test_a_reward_model_with_another_tokenizer_scores_every_step(strangers, tmp_
     for row in rows[1:]:
         assert row["hack/num_steps"] > 0 and row["rollout/unscored_steps"] == 0
         assert 0 < row["reward/step_score"] < 1
-    assert "policy/loss" in rows[2], "the policy was trained on these scores"
+    before, after = (load_backbone(folder) for folder in (strangers / "policy", tmp_path / "run" / "model"))
+    changed = [
+        bool((new != old).any()) for new, old in zip(after.parameters(), before.parameters(), strict=True)
+    ]
+    assert all(changed), "the policy was trained on these scores"
     assert PPOConfig.from_yaml(tmp_path / "run" / "config.yaml") == PPOConfig.from_preset(settings)
 
 
