@@ -4,7 +4,8 @@ Each stage leaves its model and its numbers under the output folder; a run that 
 it stopped. `summary.json` holds, under these keys:
 
     config, versions, machine      what ran where
-    stages.NAME                    seconds, tokens, tokens_per_second, peak_rss_mb (of the process so far)
+    stages.NAME                    seconds (of the attempt that finished it), tokens, tokens_per_second,
+                                   peak_rss_mb (of the process so far)
     prm                            step_auc, step_accuracy, ece, first_error_f1 ... against the oracle, at
                                    threshold 0.5, on samples for held-out problems
     accuracy.WHEN.SPLIT_HOW        value, low, high (95 %), num_problems: WHEN sft or ppo, SPLIT standard or
