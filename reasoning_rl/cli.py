@@ -122,6 +122,18 @@ def _eval_settings() -> "type[Settings]":
     return EvalConfig
 
 
+def _score_settings() -> "type[Settings]":
+    from reasoning_rl.scoring import ScoreConfig
+
+    return ScoreConfig
+
+
+def _show_settings() -> "type[Settings]":
+    from reasoning_rl.step_map import ShowConfig
+
+    return ShowConfig
+
+
 def _quickstart_settings() -> "type[Settings]":
     from reasoning_rl.config import QuickstartConfig
 
@@ -150,6 +162,18 @@ def _eval(args: list[str]) -> None:
     from reasoning_rl.commands import run_eval
 
     run_eval(args)
+
+
+def _score(args: list[str]) -> None:
+    from reasoning_rl.commands import run_score
+
+    run_score(args)
+
+
+def _show(args: list[str]) -> None:
+    from reasoning_rl.commands import run_show
+
+    run_show(args)
 
 
 def _quickstart(args: list[str]) -> None:
@@ -195,6 +219,20 @@ VERBS: dict[str, Verb] = {
         _eval_settings,
         _eval,
         "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
+    ),
+    "score": Verb(
+        "evaluate",
+        "score every step of solutions with any published process reward model",
+        _score_settings,
+        _score,
+        "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
+    ),
+    "show": Verb(
+        "evaluate",
+        "step map of scored solutions, in the terminal or as a page",
+        _show_settings,
+        _show,
+        "stepwell show scored.jsonl --html map.html",
     ),
 }
 

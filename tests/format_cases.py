@@ -41,7 +41,7 @@ TAGS = ["<extra_0>", "[PRM]", " ки", " и", "ки"]
 TAGS += ["<|im_start|>", "<|im_end|>", "<|head|>", "<|end|>", "<|eot|>"]
 LLAMA3_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """How Llama 3 and Qwen cut text into words: white space that ends in line breaks stays in one piece."""
-WORDS = [" +", " -", "+", "-", "Yes", "No"]
+WORDS = [" +", " -", "+", "-", "Yes}", "No}"]
 
 PROBLEM = "What is 2 + 3?"
 STEPS = ["It is 5.", "So 5.", "The answer is 4."]
