@@ -1,10 +1,13 @@
 """`stepwell score`: a file of solutions in, the same solutions with a score for every step out.
 
-A run that was stopped goes on where it was: rows are appended as they are scored, in the file's order, and
-what stands there already is compared with the input before it is kept.
+A run that was stopped goes on where it was: rows are appended in the input's order, a chunk at a time, and
+what stands there already is compared with the input before it is kept. Where nothing is sampled, the file
+comes out the same byte for byte.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,7 @@ from data.schema import StepSolution
 from data.settings import Settings
 from data.solutions import read_solutions
 from data.steps import Splitter
-from prm.formats import PRMFormat, get_format, load
+from prm.formats import FORMATS, PRMFormat, get_format, load
 from prm.formats.recognise import recognise
 from prm.model import load_config
 from reasoning_rl.rollout.hf import HFGenerator
@@ -178,6 +181,8 @@ def _scored_by(config: ScoreConfig, spec: PRMFormat, how: Aggregation) -> dict[s
     return {
         "prm": config.prm,
         "format": spec.name,
+        "format_digest": _digest(spec),
+        "reference": config.reference,
         "aggregation": how,
         "softmin_temperature": spec.softmin_temperature,
         "threshold": spec.threshold,
@@ -188,15 +193,24 @@ def _scored_by(config: ScoreConfig, spec: PRMFormat, how: Aggregation) -> dict[s
     }
 
 
+def _digest(spec: PRMFormat) -> str | None:
+    """Of a format that is not the registered one of its name, a short hash; None otherwise."""
+    own = {"threshold", "threshold_mode", "softmin_temperature", "aggregation"}
+    known = FORMATS.get(spec.name)
+    if known is not None and known.model_dump(exclude=own) == spec.model_dump(exclude=own):
+        return None
+    return hashlib.sha256(spec.model_dump_json(exclude=own).encode()).hexdigest()[:12]
+
+
 def _finished(path: Path, solutions: Sequence[StepSolution], by: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows an earlier run left, its unfinished last line cut off.
+    """The rows of whole chunks that an earlier run left; what stands behind them is cut off.
 
     Raises UserError when they are not the first of these solutions, or were scored otherwise.
     """
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")
-    whole, rest = lines[:-1], lines[-1]
+    whole = lines[:-1]
     remedy = "give another --output, or remove the file"
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(whole, 1):
@@ -212,10 +226,10 @@ def _finished(path: Path, solutions: Sequence[StepSolution], by: dict[str, Any])
             other = [name for name, value in by.items() if row.get("scored_by", {}).get(name) != value]
             raise UserError(f"{path}:{number}: was scored with another {', '.join(other)}; {remedy}")
         rows.append(row)
-    if rest:
-        with path.open("rb+") as file:
-            file.truncate(path.stat().st_size - len(rest))
-    return rows
+    # A part of a chunk is scored again: with other neighbours its last digits would be others.
+    kept = rows if len(rows) == len(solutions) else rows[: len(rows) // CHUNK * CHUNK]
+    os.truncate(path, sum(len(line) + 1 for line in whole[: len(kept)]))
+    return kept
 
 
 def _is_same(row: dict[str, Any], solution: StepSolution) -> bool:

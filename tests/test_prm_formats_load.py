@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -340,3 +342,13 @@ def test_formats_say_whether_their_scores_are_probabilities() -> None:
     ratios = {"implicit-prm", "eurus-prm-stage1", "eurus-prm-stage2", "prime"}
     assert raw == {"pure", "pqm", "math-minos", "rest-mcts"} | ratios
     assert PRMFormat(name="x").is_probability
+
+
+def test_the_documents_table_names_every_format() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "formats.md").read_text(encoding="utf-8")
+    table = text[text.index("| format |") : text.index("Where the source")].strip()
+    first_cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    named = {name for cell in first_cells for name in re.findall(r"`([a-z0-9-]+)`", cell)}
+    assert named == set(FORMATS)
+    for field in set(PRMFormat.model_fields) - {"name"}:
+        assert f"`{field}`" in text, field
