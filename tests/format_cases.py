@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -80,8 +81,6 @@ def byte_tokenizer(pad: str = "<pad>", template: str = CHATML, bos: str | None =
     tokenizer.add_special_tokens({"additional_special_tokens": ["<s>", *TAGS]})
     tokenizer.add_tokens(WORDS)
     if bos:
-        from tokenizers.processors import TemplateProcessing
-
         tokenizer.bos_token = bos
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, tokenizer.convert_tokens_to_ids(bos))]
@@ -91,7 +90,7 @@ def byte_tokenizer(pad: str = "<pad>", template: str = CHATML, bos: str | None =
 
 
 @cache
-def metaspace_tokenizer() -> Any:
+def metaspace_tokenizer(pad: str = "</s>", bos: bool = False) -> Any:
     """SentencePiece's kind (Llama 2, Mistral): a space in front of everything, tags learned as words."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -103,8 +102,10 @@ def metaspace_tokenizer() -> Any:
     special = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]]
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator(TEXTS, trainer)
+    if bos:
+        tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token=pad
     )
 
 
@@ -149,13 +150,16 @@ ARCHITECTURES: dict[str, tuple[str, Any, Any]] = {
 
 
 def tokenizer_for(name: str) -> Any:
-    if name == "rest-mcts":
+    """The kind of tokenizer that the published model has."""
+    if name in ("rest-mcts", "math-minos"):
         return metaspace_tokenizer()
+    if name in ("llemma", "reasoneval-34b"):
+        return metaspace_tokenizer(bos=True)
     if name == "reasoneval-7b":  # its padding token is its BOS
-        return byte_tokenizer(pad="<s>", bos="<s>")
+        return metaspace_tokenizer(pad="<s>", bos=True)
     if name.startswith("rlhflow"):
         return byte_tokenizer(template=LLAMA3, bos="<s>")
-    return byte_tokenizer(bos="<s>" if name in ("er-prm", "llemma", "trl", "reasoneval-34b") else None)
+    return byte_tokenizer(bos="<s>" if name in ("er-prm", "trl") else None)
 
 
 @cache

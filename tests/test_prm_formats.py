@@ -171,7 +171,7 @@ def reference_math_minos() -> list[float]:
     text = f"Human: {PROBLEM}\n\nAssistant:" + "".join(f"Step {k + 1}: {s} и\n" for k, s in enumerate(STEPS))
     ids = tokenizer(text)["input_ids"]
     return (
-        token_classes("math-minos", ids, find(ids, tokenizer.convert_tokens_to_ids(" и")))
+        token_classes("math-minos", ids, find(ids, tokenizer.convert_tokens_to_ids("▁и")))
         .squeeze(-1)
         .tolist()
     )
