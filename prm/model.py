@@ -134,7 +134,7 @@ def is_stepwell_prm(path: str | Path) -> bool:
 
 def load_config(path: str | Path) -> PretrainedConfig:
     """Return a model config from a config.json or its folder. Raises UserError when it cannot be read."""
-    return load_or_refuse(path, lambda: AutoConfig.from_pretrained(path))
+    return load_or_refuse(path, lambda: AutoConfig.from_pretrained(path, trust_remote_code=False))
 
 
 def load_tokenizer(path: str | Path) -> Any:

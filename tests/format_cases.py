@@ -2,7 +2,7 @@
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -44,6 +44,8 @@ LLAMA3_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\
 """How Llama 3 and Qwen cut text into words: white space that ends in line breaks stays in one piece."""
 WORDS = [" +", " -", "+", "-", "Yes}", "No}"]
 
+_ROOT = TemporaryDirectory(prefix="formats-")
+"""Holds the checkpoints; goes when the tests end."""
 PROBLEM = "What is 2 + 3?"
 STEPS = ["It is 5.", "So 5.", "The answer is 4."]
 WILD = [
@@ -167,7 +169,8 @@ def checkpoint(name: str, tokenizer: Any = None) -> Path:
     """Write the tiny checkpoint of a format and return its folder."""
     layout, kind, config_kind = ARCHITECTURES[name]
     tokenizer = tokenizer or tokenizer_for(name)
-    folder = Path(mkdtemp(prefix=f"{name}-"))
+    folder = Path(_ROOT.name) / f"{name}{len(list(Path(_ROOT.name).iterdir()))}"
+    folder.mkdir()
     torch.manual_seed(len(name))
     labels = 1 if name == "math-minos" else 2
     config = config_of(config_kind, tokenizer, num_labels=labels)

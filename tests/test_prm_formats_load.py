@@ -233,6 +233,19 @@ def test_a_chat_needs_a_template_and_a_padding_mark_its_token(tmp_path) -> None:
         encode_all(bare, FORMATS["reasoneval-7b"], [PROBLEM], [STEPS])
 
 
+def test_no_remote_code_is_run_or_asked_for(tmp_path, monkeypatch) -> None:
+    """A config whose class only its own code knows: refused at once, without a question on the terminal."""
+    settings = {
+        "model_type": "brand_new",
+        "auto_map": {"AutoConfig": "code.Config", "AutoModel": "code.Model"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "code.py").write_text("raise SystemExit('ran')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_scorer(tmp_path)
+
+
 class Bomb:
     """A pickle that would run code when it is read without care."""
 

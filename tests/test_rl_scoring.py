@@ -95,6 +95,24 @@ def test_responses_are_cut_as_the_format_has_its_steps(tmp_path) -> None:
         assert row["answer_correct"] is False and "labels" not in row
 
 
+def test_two_models_and_critics_score_through_the_same_command(tmp_path) -> None:
+    source, output = write(tmp_path / "in.jsonl", ROWS[:2]), tmp_path / "ratio.jsonl"
+    folder = checkpoint("implicit-prm")
+    score(folder, source, output, "--format", "implicit-prm", "--reference", folder / "reference")
+    expected = load_scorer(folder, "implicit-prm", reference=folder / "reference")
+    assert read(output)[1]["step_scores"] == pytest.approx(
+        expected.score([ROWS[1]["problem"]], [ROWS[1]["steps"]])[0], abs=1e-6
+    )
+    assert read(output)[0]["scored_by"]["is_probability"] is False
+    small = tmp_path / "small.yaml"
+    small.write_text("base: genprm\nmax_new_tokens: 4\n")
+    score(checkpoint("math-psa"), source, tmp_path / "critic.jsonl", "--format", small)
+    rows = read(tmp_path / "critic.jsonl")
+    assert [len(row["step_scores"]) for row in rows] == [1, 2]
+    assert all(0 <= each <= 1 for row in rows for each in row["step_scores"])
+    assert rows[0]["scored_by"]["format"] == "small" and len(rows[0]["scored_by"]["format_digest"]) == 12
+
+
 def test_a_stopped_run_goes_on_to_the_same_file(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(scoring, "CHUNK", 2)
     prm, source = checkpoint("trl"), write(tmp_path / "in.jsonl", ROWS)

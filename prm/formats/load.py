@@ -55,8 +55,9 @@ def load(
     """Return scorer and format of a PRM, a folder or hub id.
 
     format: a registered name, a .yaml file, or None: recognised from name and config. dtype: "auto" is
-    float32 on a CPU and bfloat16 elsewhere. reference: the other model of a log-ratio. make_generator: model
-    and tokenizer -> TextGenerator, for critics. run_code: the sandbox for code that a critic writes.
+    float32 on a CPU and for our own models, bfloat16 elsewhere. reference: the other model of a log-ratio.
+    make_generator: model and tokenizer -> TextGenerator, for critics. run_code: the sandbox for code that a
+    critic writes.
 
     Raises UserError when the format cannot be told, or model and tokenizer do not fit it.
     """
@@ -66,11 +67,19 @@ def load(
         chosen = get_format(format) if format is not None else recognise(path, load_config(path))
     device = torch.device(device)
     size = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
+    logger.info(
+        "%s: format %s, scores %s, solutions by %s unless told otherwise",
+        path,
+        chosen.name,
+        "in [0, 1]" if chosen.is_probability else "raw",
+        chosen.aggregation,
+    )
+    kind = _dtype(dtype, device)
     if chosen.name == STEPWELL:
         prm = load_prm(path)
+        prm = prm if dtype == "auto" else prm.to(kind)
         scorer: StepScorer = LocalScorer(prm, load_tokenizer(path), device=device, **size)
         return Loaded(scorer, chosen)
-    kind = _dtype(dtype, device)
     tokenizer = load_tokenizer(path)
     if chosen.head == "generative":
         model = load_language_model(path, kind).to(device)
@@ -85,13 +94,6 @@ def load(
         models = load_language_model(path, kind), load_language_model(other, kind)
         return Loaded(RatioScorer(*models, tokenizer, chosen, device=device, **size), chosen)
     parts = load_parts(path, chosen, tokenizer, kind)
-    logger.info(
-        "%s: format %s, scores %s, solutions by %s",
-        path,
-        chosen.name,
-        "in [0, 1]" if chosen.is_probability else "raw",
-        chosen.aggregation,
-    )
     return Loaded(FormatScorer(parts, tokenizer, chosen, device=device, **size), chosen)
 
 
