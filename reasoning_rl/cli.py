@@ -142,6 +142,18 @@ def _inspect_settings() -> "type[Settings]":
     return InspectConfig
 
 
+def _score_settings() -> "type[Settings]":
+    from reasoning_rl.scoring import ScoreConfig
+
+    return ScoreConfig
+
+
+def _show_settings() -> "type[Settings]":
+    from reasoning_rl.step_map import ShowConfig
+
+    return ShowConfig
+
+
 def _quickstart_settings() -> "type[Settings]":
     from reasoning_rl.config import QuickstartConfig
 
@@ -176,6 +188,18 @@ def _data(args: list[str]) -> None:
     from reasoning_rl.commands import run_data
 
     run_data(args)
+
+
+def _score(args: list[str]) -> None:
+    from reasoning_rl.commands import run_score
+
+    run_score(args)
+
+
+def _show(args: list[str]) -> None:
+    from reasoning_rl.commands import run_show
+
+    run_show(args)
 
 
 def _quickstart(args: list[str]) -> None:
@@ -229,6 +253,20 @@ VERBS: dict[str, Verb] = {
         _inspect_settings,
         _data,
         "stepwell data inspect steps.jsonl --against processbench/ math500.jsonl",
+    ),
+    "score": Verb(
+        "evaluate",
+        "score every step of solutions with any published process reward model",
+        _score_settings,
+        _score,
+        "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
+    ),
+    "show": Verb(
+        "evaluate",
+        "step map of scored solutions, in the terminal or as a page",
+        _show_settings,
+        _show,
+        "stepwell show scored.jsonl --html map.html",
     ),
 }
 

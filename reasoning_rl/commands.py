@@ -23,6 +23,8 @@ from reasoning_rl.live import Live, grid_text, table_text
 from reasoning_rl.options import parse, several_values
 from reasoning_rl.telemetry import RunLog, read_metrics
 
+TERMINAL_LIMIT = 10
+"""Step maps shown in the terminal unless told otherwise."""
 FIT_SHOWN = {"train/loss": "loss", "train/lr": "lr", "time/train_tokens_per_second": "tokens/s"}
 PPO_SHOWN = {
     "reward/outcome": "outcome",
@@ -195,6 +197,52 @@ def run_data(args: list[str]) -> None:
         num_examples=config.examples,
     )
     _say_plainly(inspection_text(report))
+
+
+def run_score(args: list[str]) -> None:
+    """`stepwell score`."""
+    from prm.formats import FORMATS
+    from reasoning_rl.scoring import ScoreConfig, score_solutions
+
+    if "--list" in args:
+        for name, spec in FORMATS.items():
+            Console().print(f"  {name:<26} {', '.join(spec.models)}", highlight=False)
+        return
+    config = ScoreConfig.from_dict((parsed := parse(args, ScoreConfig)).values, parsed.where)
+    with Live("score", None) as live:
+
+        def on_progress(done: int, total: int) -> None:
+            live.total = total
+            live.show(done, {})
+
+        summary = score_solutions(config, device=make_accelerator().device, on_progress=on_progress)
+    Console().print(table_text(summary.rows()), highlight=False)
+    Console().print(f"scored: {config.output} (see it: stepwell show {config.output})", highlight=False)
+
+
+def run_show(args: list[str]) -> None:
+    """`stepwell show FILE`."""
+    from data.files import write_atomically
+    from reasoning_rl.step_map import ShowConfig, choose, read_scored, terminal_map
+    from reasoning_rl.step_map_html import page
+
+    parsed = parse(args, ShowConfig, positional=1)
+    config = ShowConfig.from_dict(parsed.values, parsed.where)
+    if not parsed.positional:
+        raise UserError("which file? stepwell show scored.jsonl; `stepwell score` writes one")
+    path = parsed.positional[0]
+    solutions = read_scored(path, threshold=config.threshold)
+    if config.html is not None:
+        chosen = choose(solutions, name=config.id, limit=config.limit)
+        write_atomically(config.html, page(chosen, Path(path).name))
+        Console().print(f"{len(chosen)} solutions: {config.html}", highlight=False)
+        return
+    chosen = choose(solutions, name=config.id, limit=config.limit or TERMINAL_LIMIT)
+    console = Console()
+    for solution in chosen:
+        console.print(terminal_map(solution))
+    if len(chosen) < len(solutions) and config.id is None:
+        console.print(f"{len(chosen)} of {len(solutions)} solutions; --limit shows more", highlight=False)
 
 
 def run_quickstart_command(args: list[str]) -> None:

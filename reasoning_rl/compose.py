@@ -33,7 +33,9 @@ from eval.prm_benchmarks.report import write_report
 from eval.prm_benchmarks.result import BenchmarkResult
 from eval.run import EvalResult, evaluate, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
-from prm.model import load_backbone, load_prm, load_tokenizer
+from prm.formats import load
+from prm.formats.load import Loaded
+from prm.model import load_backbone, load_tokenizer
 from prm.scorer import LocalScorer
 from reasoning_rl.config import EvalConfig, PPOConfig, PRMEvalConfig
 from reasoning_rl.models import critic_from_policy, critic_from_prm
@@ -63,16 +65,13 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = load_backbone(config.policy)
-    scorer, prm = None, None
-    if config.prm is not None:
-        prm = load_prm(config.prm)
-        scorer = LocalScorer(prm.to(accelerator.device).eval(), load_tokenizer(config.prm))
+    scorer = _training_scorer(config, accelerator.device)
     learner = Learner(
         config,
         accelerator,
         policy=policy,
         reference=reference,
-        critic=_critic(config, policy, tokenizer, prm, scorer),
+        critic=_critic(config, policy, tokenizer, scorer),
     )
     run_ppo(
         config,
@@ -94,18 +93,33 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     return folder
 
 
+def _training_scorer(config: PPOConfig, device: Any) -> StepScorer | None:
+    """Step rewards are made from probabilities: a PRM whose scores are on a scale of their own is refused."""
+    if config.prm is None:
+        return None
+    loaded = load_step_scorer(config.prm, config.prm_format, device=device)
+    if not loaded.format.is_probability:
+        raise UserError(
+            f"{config.prm}: format '{loaded.format.name}' gives raw scores, and step rewards need "
+            "probabilities in [0, 1]; take a format with another readout (docs/formats.md)"
+        )
+    return loaded.scorer
+
+
 def _critic(
-    config: PPOConfig, policy: PreTrainedModel, tokenizer: Any, prm: Any, scorer: LocalScorer | None
+    config: PPOConfig, policy: PreTrainedModel, tokenizer: Any, scorer: StepScorer | None
 ) -> PreTrainedModel:
     """The critic reads the policy's tokens, so it can start from the PRM only where the two share them."""
     if config.critic.init == "policy" or scorer is None:
         return critic_from_policy(policy)
+    if not isinstance(scorer, LocalScorer):
+        raise UserError("critic.init: prm needs a reward model trained here; set critic.init: policy")
     if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             "critic.init: prm needs a reward model with the policy's tokenizer, and theirs differ; "
             "set critic.init: policy (the reward model itself may use any tokenizer)"
         )
-    return critic_from_prm(prm)
+    return critic_from_prm(scorer.model)
 
 
 def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Problem], list[Problem]]:
@@ -242,7 +256,9 @@ def evaluate_prm(
     if config.scores is not None:
         items = attach_scores(items, read_scores(config.scores))
     else:
-        scorer = load_step_scorer(config.prm or "", device=device, max_batch_tokens=config.max_batch_tokens)
+        scorer = load_step_scorer(
+            config.prm or "", config.prm_format, device=device, max_batch_tokens=config.max_batch_tokens
+        ).scorer
         items = with_scores(items, score_items(scorer, items, on_progress))
         write_scores(folder / "scores.jsonl", items)
     result = measure(name, items, config.threshold)
@@ -262,9 +278,21 @@ def evaluate_prm(
     return result, page
 
 
-def load_step_scorer(path: str, *, device: Any, max_batch_tokens: int | None) -> StepScorer:
-    """The one place where a reward model for benchmarks is loaded."""
-    return LocalScorer.load(path, device=device, max_batch_tokens=max_batch_tokens)
+def load_step_scorer(
+    path: str,
+    prm_format: str | None = None,
+    *,
+    device: Any = "cpu",
+    max_batch_tokens: int | None = None,
+) -> Loaded:
+    """Load a reward model of any format; one that writes critiques samples them with transformers."""
+    return load(
+        path,
+        prm_format,
+        device=device,
+        max_batch_tokens=max_batch_tokens,
+        make_generator=lambda model, tokenizer: HFGenerator(model, tokenizer),
+    )
 
 
 def score_items(

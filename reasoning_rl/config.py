@@ -135,6 +135,8 @@ class PPOConfig(Settings):
     """Folder or hub id of the policy, normally after SFT."""
     prm: str | None = None
     """Folder or hub id of the process reward model; off trains on the outcome alone (reward.form none)."""
+    prm_format: str | None = None
+    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
     problems: str = "arithmetic"
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None
@@ -296,6 +298,8 @@ class PRMEvalConfig(Settings):
 
     prm: str | None = None
     """Folder or hub id of the process reward model that scores the steps."""
+    prm_format: str | None = None
+    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
     scores: str | None = None
     """JSON lines of existing scores, {"id": ..., "scores": [one number a step]}; without ids in the order of
     the data."""

@@ -137,7 +137,7 @@ def test_models_that_cannot_be_used_are_named(models, tmp_path, capsys) -> None:
     absent = tmp_path / "absent"
     assert f"{absent}: no such file or folder" in told("--policy", absent)
     assert f"{absent}: no such file or folder" in told("--prm", absent)
-    assert "no process reward model of this project" in told("--prm", models / "policy")
+    assert "cannot tell its PRM format" in told("--prm", models / "policy")
     assert "a process reward model where a language model is needed" in told("--policy", models / "prm")
     (tmp_path / "empty").mkdir()
     assert f"{tmp_path / 'empty'}: cannot be loaded" in told("--policy", tmp_path / "empty")
