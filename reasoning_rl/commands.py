@@ -208,7 +208,8 @@ def run_score(args: list[str]) -> None:
         for name, spec in FORMATS.items():
             Console().print(f"  {name:<26} {', '.join(spec.models)}", highlight=False)
         return
-    config = ScoreConfig.from_dict((parsed := parse(args, ScoreConfig)).values, parsed.where)
+    parsed = parse(args, ScoreConfig)
+    config = ScoreConfig.from_dict(parsed.values, parsed.where)
     with Live("score", None) as live:
 
         def on_progress(done: int, total: int) -> None:
@@ -217,7 +218,8 @@ def run_score(args: list[str]) -> None:
 
         summary = score_solutions(config, device=make_accelerator().device, on_progress=on_progress)
     Console().print(table_text(summary.rows()), highlight=False)
-    Console().print(f"scored: {config.output} (see it: stepwell show {config.output})", highlight=False)
+    text = f"scored: {config.output} (see it: stepwell show {config.output})"
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def run_show(args: list[str]) -> None:
@@ -235,7 +237,8 @@ def run_show(args: list[str]) -> None:
     if config.html is not None:
         chosen = choose(solutions, name=config.id, limit=config.limit)
         write_atomically(config.html, page(chosen, Path(path).name))
-        Console().print(f"{len(chosen)} solutions: {config.html}", highlight=False)
+        count = "1 solution" if len(chosen) == 1 else f"{len(chosen)} solutions"
+        Console().print(f"{count}: {config.html}", highlight=False, markup=False)
         return
     chosen = choose(solutions, name=config.id, limit=config.limit or TERMINAL_LIMIT)
     console = Console()
