@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from data.errors import UserError
 from data.schema import StepSolution
 from prm.model import classifier
+from prm.readout import objective_of
 from prm.scorer import LocalScorer
 
 
@@ -56,14 +57,21 @@ def fit_platt(log_odds: Sequence[float], labels: Sequence[float]) -> tuple[float
 
 
 def fold_in(prm: PreTrainedModel, slope: float, offset: float) -> None:
-    """Change the head so that its log-odds become slope x + offset."""
+    """Change the head so that its log-odds become slope x + offset. Raises UserError for a PRM without a head
+    of one or two outputs: no linear change of three classes does it."""
+    kind = objective_of(prm.config)
+    if kind in ("implicit", "three_class"):
+        raise UserError(
+            f"calibration: a PRM of objective {kind} has no log-odds to scale; choose a threshold"
+        )
     head = classifier(prm)
+    shift = [offset] if head.weight.shape[0] == 1 else [-offset / 2, offset / 2]
     with torch.no_grad():
         head.weight.mul_(slope)
         if head.bias is None:
-            head.bias = torch.nn.Parameter(head.weight.new_zeros(2))
+            head.bias = torch.nn.Parameter(head.weight.new_zeros(len(shift)))
         head.bias.mul_(slope)
-        head.bias += head.bias.new_tensor([-offset / 2, offset / 2])
+        head.bias += head.bias.new_tensor(shift)
 
 
 def _log_odds(score: float) -> float:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.machine import peak_rss_mb
-from data.protocols import MetricLog
+from data.protocols import MetricLog, Stateful
 from data.settings import Settings
 from prm.batching import drop_overlong, plan_micro_batches
 from prm.checkpoint import list_checkpoints, load_latest, rng_state, save_checkpoint, set_rng_state
@@ -96,12 +96,16 @@ def fit(
     run_dir: str | Path,
     log: MetricLog,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    before_update: Callable[[int, int], float | None] | None = None,
+    saved: Stateful | None = None,
     resume: bool = False,
 ) -> None:
     """Train `model` in place on the examples.
 
     validate: called with the model in eval mode, returns metrics under their full names; it does not disturb
-    the training's random stream. resume: continue from the newest checkpoint in run_dir, if there is one.
+    the training's random stream. before_update: called with the update and their total, may freeze
+    parameters and return a learning rate of its own. saved: what of the model checkpoints hold, by default
+    all of it. resume: continue from the newest checkpoint in run_dir, if there is one.
     Raises UserError for settings that do not fit, and after five updates in a row without a finite loss.
     """
     examples, _ = drop_overlong(examples, length_limit(model, config), config.overlong)
@@ -114,7 +118,7 @@ def fit(
     unwrapped_model = model.to(accelerator.device)
     wrapped, optimizer = accelerator.prepare(_Loss(unwrapped_model, objective), optimizer)
     progress = _Progress(order=_order_digest(config, examples))
-    parts = {"model": unwrapped_model, "optimizer": optimizer, "progress": progress}
+    parts = {"model": saved or unwrapped_model, "optimizer": optimizer, "progress": progress}
     done = (load_latest(run_dir, parts, rank=accelerator.process_index) or 0) if resume else 0
     if accelerator.is_main_process:
         log.rewind(done)
@@ -126,7 +130,10 @@ def fit(
     model.train()
     for update, rows in enumerate(batches, done + 1):
         started = time.perf_counter()
-        _set_learning_rate(optimizer, config.learning_rate * lr_factor(update, total, config))
+        rate = before_update(update, total) if before_update else None
+        if rate is None:
+            rate = config.learning_rate * lr_factor(update, total, config)
+        _set_learning_rate(optimizer, rate)
         micro_batches = plan_micro_batches(
             rows,
             lengths,

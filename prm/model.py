@@ -1,8 +1,8 @@
-"""A process reward model is a two-class token classifier read at the last token of each step.
+"""A process reward model is a token classifier read at the last token of each step.
 
-It is transformers' own AutoModelForTokenClassification (class 0 wrong, 1 correct), so save_pretrained,
-from_pretrained, quantisation and inference engines work on it unchanged; how steps are joined to a text
-stands in its config. This module builds one, and turns problem and steps into token ids.
+It is transformers' own AutoModelForTokenClassification, so save_pretrained, from_pretrained, quantisation and
+inference engines work on it unchanged; how steps are joined to a text and what its outputs mean
+(prm.readout) stand in its config. This module builds one, and turns problem and steps into token ids.
 
     prm = new_prm("Qwen/Qwen2.5-Math-1.5B"); prm.config.step_joiner  # "\\n"
     encoded = encode_solution(tokenizer, problem, steps, joiner="\\n", max_length=2048)
@@ -32,9 +32,10 @@ from transformers.utils import logging
 from data.errors import UserError
 from data.steps import join_steps, step_end_tokens
 from prm.checkpoint import no_progress_bar
+from prm.packing import packed_arguments
+from prm.readout import LABEL_NAMES, NUM_LABELS, objective_of, to_scores
 
 FORMAT = "stepwell"
-LABELS = {0: "wrong", 1: "correct"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +46,26 @@ class EncodedSolution:
     step_ends: list[int | None]
     """Index in `input_ids` of the token that holds each step's last character; None beyond max_length."""
     id: str = ""
+    prompt_length: int = 0
+    """Tokens that belong to the problem and the joiner behind it: the first step starts there."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
 
 def new_prm(
-    backbone: PreTrainedModel | PretrainedConfig | str | Path, *, joiner: str = "\n", extra_layers: int = 0
+    backbone: PreTrainedModel | PretrainedConfig | str | Path,
+    *,
+    joiner: str = "\n",
+    extra_layers: int = 0,
+    objective: str = "cross_entropy",
 ) -> PreTrainedModel:
     """Return a float32 PRM on a copy of a causal LM's weights (model, folder or hub id), or a fresh one.
 
-    A config, or the path of a config.json, gives random weights. The head starts at zero: P(correct) is 1/2
-    everywhere. Raises UserError when the backbone cannot be read or has no token-classification class.
+    A config, or the path of a config.json, gives random weights. The head starts at zero: every score is the
+    same. Raises UserError when the backbone cannot be read or has no token-classification class.
+
+    objective: a key of prm.readout.NUM_LABELS; the head has as many outputs as it needs.
 
     extra_layers: new layers on top of a small backbone, the identity at first. What a language model computes
     in its last layer (the value it expects next) can be attended to only in a layer above: without one, a
@@ -68,9 +77,10 @@ def new_prm(
         config = load_config(backbone)
     if extra_layers:
         _grow(config, extra_layers)
-    config.num_labels = 2
-    config.id2label, config.label2id = dict(LABELS), {name: index for index, name in LABELS.items()}
-    config.step_joiner, config.prm_format = joiner, FORMAT
+    config.num_labels = NUM_LABELS[objective]
+    config.id2label = dict(LABEL_NAMES[config.num_labels])
+    config.label2id = {name: index for index, name in config.id2label.items()}
+    config.step_joiner, config.prm_format, config.prm_objective = joiner, FORMAT, objective
     try:
         if isinstance(backbone, str | Path) and not str(backbone).endswith(".json"):
             prm = load_or_refuse(backbone, lambda: _token_classifier(backbone, config=config))
@@ -113,20 +123,27 @@ def load_backbone(path: str | Path) -> PreTrainedModel:
     """Return a pretrained causal LM in float32. Raises UserError when it cannot be read or is a PRM."""
     from transformers import AutoModelForCausalLM
 
-    if is_stepwell_prm(path):
+    config = load_config(path)
+    # An implicit PRM is a language model; any other would load as one with a head of noise.
+    if getattr(config, "prm_format", None) == FORMAT and objective_of(config) != "implicit":
         raise UserError(f"{path}: a process reward model where a language model is needed")
     return load_or_refuse(path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
 
 
 def load_prm(path: str | Path) -> PreTrainedModel:
     """Return a saved PRM in float32. Raises UserError when it cannot be read or is none of this format."""
-    prm = load_or_refuse(path, lambda: _token_classifier(path))
-    if prm.config.num_labels != 2 or getattr(prm.config, "prm_format", None) != FORMAT:
+    config = load_config(path)
+    objective = objective_of(config)
+    if getattr(config, "prm_format", None) == FORMAT and objective == "implicit":
+        from prm.implicit import load_implicit
+
+        return load_implicit(path)
+    if config.num_labels != NUM_LABELS[objective] or getattr(config, "prm_format", None) != FORMAT:
         raise UserError(
             f"{path}: no process reward model of this project (config.prm_format is "
-            f"{getattr(prm.config, 'prm_format', None)!r}); give a folder that `stepwell prm` trained"
+            f"{getattr(config, 'prm_format', None)!r}); give a folder that `stepwell prm` trained"
         )
-    return prm
+    return load_or_refuse(path, lambda: _token_classifier(path))
 
 
 def is_stepwell_prm(path: str | Path) -> bool:
@@ -196,7 +213,10 @@ def encode_solutions(
         ends = step_end_tokens(spans, char_ends(offsets, len(text)))
         keep = len(tokens) if max_length is None else min(len(tokens), max_length)
         ends = [end if end is not None and end < keep else None for end in ends]
-        out.append(EncodedSolution(tokens[:keep], ends, name))
+        # A token that merges the joiner with the first step's text is the step's own.
+        first = spans[0][0] if spans else len(text)
+        prompt_length = sum(1 for _ in itertools.takewhile(lambda span: span[1] <= first, offsets))  # noqa: B023
+        out.append(EncodedSolution(tokens[:keep], ends, name, min(prompt_length, keep)))
     return out
 
 
@@ -233,19 +253,47 @@ def pad_right(batch: Sequence[EncodedSolution]) -> tuple[Tensor, Tensor]:
 
 
 def step_logits(
-    prm: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, rows: Tensor, columns: Tensor
+    prm: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    *,
+    lengths: Tensor | None = None,
 ) -> Tensor:
-    """Return float32 logits (N, 2) at the N places (rows, columns) of right-padded input_ids (B, T).
+    """Return float32 logits (N, C) at the N places (rows, columns) of right-padded input_ids (B, T).
 
     The head runs at these places only. A causal decoder gets no attention mask: right padding stands behind
-    everything that is read, and unmasked attention takes the faster kernel.
+    everything that is read, and unmasked attention takes the faster kernel. lengths (R,): the one row of
+    input_ids is R packed solutions of these lengths; call it under prm.packing.packed_attention.
     """
-    options = {"use_cache": False} if is_causal(prm) else {"attention_mask": attention_mask}
+    if lengths is not None:
+        options = packed_arguments(lengths, input_ids.device)
+    else:
+        options = {"use_cache": False} if is_causal(prm) else {"attention_mask": attention_mask}
     hidden = prm.base_model(input_ids=input_ids, **options)[0]  # (B, T, H)
     picked = hidden[rows, columns]  # (N, H)
     if isinstance(getattr(prm, "dropout", None), nn.Module):
         picked = prm.dropout(picked)
     return classifier(prm)(picked).float()
+
+
+def step_scores(
+    prm: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    prompt_lengths: Tensor,
+) -> Tensor:
+    """Return scores (N,) in [0, 1] at N places, as the model's objective reads its outputs (prm.readout).
+
+    prompt_lengths (B,): tokens of each problem, which a log-ratio leaves out.
+    """
+    if objective_of(prm.config) == "implicit":
+        log_ratios = prm.log_ratios(input_ids, attention_mask, prompt_lengths)
+        return (prm.config.prm_beta * log_ratios[rows, columns]).sigmoid()
+    return to_scores(step_logits(prm, input_ids, attention_mask, rows, columns))
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:

@@ -22,12 +22,12 @@ from prm.model import (
     load_prm,
     load_tokenizer,
     pad_right,
-    step_logits,
+    step_scores,
 )
 
 
 class LocalScorer:
-    """A StepScorer over a two-class token classifier in this process.
+    """A StepScorer over a PRM in this process. What its outputs mean stands in its config (prm.readout).
 
     joiner: the text between steps, as in training. max_batch_tokens: padded tokens of one forward.
     max_length: tokens of one solution, at most the model's context; steps beyond it score None.
@@ -58,7 +58,10 @@ class LocalScorer:
         return cls(load_prm(path), load_tokenizer(path), **options)
 
     def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
-        """Return P(correct) in [0, 1] of every step, in the order given; None where it did not fit."""
+        """Return the score in [0, 1] of every step, in the order given; None where it did not fit.
+
+        P(correct) for models trained on probabilities; a mere order for ranked ones (pqm, bradley_terry).
+        """
         encoded = encode_solutions(
             self.tokenizer, problems, solutions, joiner=self.joiner, max_length=self.max_length
         )
@@ -68,14 +71,15 @@ class LocalScorer:
     def _read(self, batch: Sequence[EncodedSolution], rows: Tensor, columns: Tensor) -> Tensor:
         input_ids, attention_mask = pad_right(batch)
         device = self.model.device
-        logits = step_logits(
+        prompts = torch.tensor([solution.prompt_length for solution in batch], device=device)
+        return step_scores(
             self.model,
             input_ids.to(device),
             attention_mask.to(device),
             rows.to(device),
             columns.to(device),
-        )  # (N, 2)
-        return logits.softmax(-1)[:, 1]
+            prompts,
+        )
 
 
 def score_in_batches(

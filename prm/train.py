@@ -7,48 +7,47 @@ The held-out part is a share of the *problems*, never of the rows: solutions of 
 """
 
 import hashlib
-import json
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
+from torch import manual_seed
 from transformers import PreTrainedModel
 
 from data.errors import UserError
-from data.files import write_atomically
 from data.protocols import MetricLog
 from data.schema import StepSolution
 from data.settings import Settings
-from data.step_readers import NeutralPolicy, read_steps
+from data.step_readers import read_steps
+from prm.best import BestWeights
 from prm.checkpoint import refuse_used_folder, save_model
-from prm.fit import FitConfig, check_fit, fit, length_limit
-from prm.losses import Supervision, step_cross_entropy, supervision_mask
+from prm.examples import encode_pairs, label_solutions, outcome_solutions
+from prm.fit import FitConfig, check_fit, fit, length_limit, lr_factor, num_updates
+from prm.implicit import new_implicit
+from prm.lora import LoraSettings, add_adapters, merge
+from prm.losses import Supervision, supervision_mask
 from prm.model import (
-    EncodedSolution,
     check_vocabulary,
-    encode_solutions,
     is_causal,
     is_stepwell_prm,
     load_prm,
     load_tokenizer,
     new_prm,
-    pad_right,
-    step_logits,
 )
+from prm.objectives import make_objective
+from prm.packing import packed_attention, reads_boundaries
+from prm.pairs import PairKind, find_pairs
+from prm.readout import Objective, objective_of
 from prm.scorer import LocalScorer
 
 StepMetrics = Callable[
     [Sequence[Sequence[float | None]], Sequence[Sequence[float | None]], float], Mapping[str, float]
 ]
 """(labels, scores, threshold), one row a solution -> metrics, e.g. eval.metrics.solution_metrics."""
-
-logger = logging.getLogger(__name__)
 
 
 class PRMConfig(Settings):
@@ -58,8 +57,22 @@ class PRMConfig(Settings):
     """Step-labelled solutions: file, folder or hub id."""
     format: str = "auto"
     """Format of the data; auto: told from its fields."""
-    neutral: NeutralPolicy = "positive"
-    """What a neutral rating of PRM800K counts as."""
+    neutral: Literal["positive", "half", "negative", "mask", "class"] = "positive"
+    """What a neutral rating of PRM800K counts as; class: a class of its own (objective: three_class)."""
+    objective: Objective = "cross_entropy"
+    """What is learned. cross_entropy: two classes, hard or soft labels; bce: one logit; three_class: wrong,
+    neutral, correct; mse: squared error of the probability; pqm: ranking of a solution's steps;
+    bradley_terry: pairs of steps or solutions; implicit: outcomes only, log-ratio to a reference."""
+    hard_above: float | None = Field(None, ge=0, lt=1)
+    """Labels above this become 1, the others 0 (0 is best for Monte Carlo labels that a judge confirmed);
+    null: soft labels stay soft."""
+    zeta: float = Field(4.0, ge=0)
+    """Margin between right and wrong steps (objective: pqm)."""
+    beta: float = Field(0.05, gt=0)
+    """Scale of the log-ratio (objective: implicit)."""
+    pairs: PairKind = "steps"
+    """steps: right and wrong siblings of one prefix; solutions: right and wrong answers to one problem
+    (objective: bradley_terry)."""
     eval_data: str | None = None
     """Held-out solutions in the same format; null: off, a share of the training problems is held out."""
     split: str = "train"
@@ -89,47 +102,15 @@ class PRMConfig(Settings):
     last weights are."""
     output_dir: str = "runs/prm"
     """Checkpoints go to checkpoints/ in it, the trained model to model/."""
+    head_updates: int = Field(0, ge=0)
+    """So many first updates train the new head alone, at head_learning_rate; the schedule starts after."""
+    head_learning_rate: float = Field(1e-4, gt=0, lt=1)
+    """Constant learning rate of the head-only stage."""
+    packing: Literal["auto", "on", "off"] = "auto"
+    """Solutions side by side in one row, without padding. auto: where the attention kernel reads their
+    boundaries (flash attention); else length-sorted batches, which are faster on a CPU."""
+    lora: LoraSettings = LoraSettings()
     fit: FitConfig = FitConfig()
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledSolution:
-    """Token ids with a label at the last token of each supervised step."""
-
-    input_ids: list[int]
-    places: list[int]
-    """Index of each supervised step's last token."""
-    labels: list[float]
-    id: str = ""
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-
-class StepClassification:
-    """Cross-entropy of the supervised steps. B rows, T tokens, N supervised steps."""
-
-    def collate(self, examples: Sequence[LabelledSolution]) -> dict[str, Tensor]:
-        """Return input_ids, attention_mask (B, T) and rows, columns, labels (N,)."""
-        input_ids, attention_mask = pad_right([EncodedSolution(e.input_ids, []) for e in examples])
-        rows = [row for row, example in enumerate(examples) for _ in example.places]
-        return {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "rows": torch.tensor(rows),
-            "columns": torch.tensor([place for example in examples for place in example.places]),
-            "labels": torch.tensor([label for example in examples for label in example.labels]),
-        }
-
-    def count(self, batch: Mapping[str, Tensor]) -> float:
-        return float(len(batch["labels"]))
-
-    def loss(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = step_logits(
-            model, batch["input_ids"], batch["attention_mask"], batch["rows"], batch["columns"]
-        )
-        loss, stats = step_cross_entropy(logits, batch["labels"])
-        return loss, {"accuracy": stats.correct, "mean_label": stats.positive, "mean_score": stats.score}
 
 
 def train_prm(
@@ -145,26 +126,20 @@ def train_prm(
         raise UserError("give exactly one of model and model_config_file")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
+    if config.neutral == "class" and config.objective != "three_class":
+        raise UserError(f"neutral: class needs objective: three_class, got {config.objective}")
     if not resume:
         refuse_used_folder(config.output_dir)
-    solutions = read_steps(config.data, config.format, neutral=config.neutral, split=config.split)
+    neutral = "half" if config.neutral == "class" else config.neutral
+    solutions = read_steps(config.data, config.format, neutral=neutral, split=config.split)
     if config.eval_data:
-        held_out = read_steps(
-            config.eval_data, config.format, neutral=config.neutral, split=config.eval_split
-        )
+        held_out = read_steps(config.eval_data, config.format, neutral=neutral, split=config.eval_split)
     else:
         solutions, held_out = split_by_problem(solutions, config.holdout, config.fit.seed)
     check_fit(config.fit, len(solutions), accelerator.num_processes)
     tokenizer = load_tokenizer(config.tokenizer or config.model or "")
-    torch.manual_seed(config.fit.seed)
-    if config.model and is_stepwell_prm(config.model):
-        prm = load_prm(config.model)
-    else:
-        prm = new_prm(
-            config.model or config.model_config_file or "",
-            joiner=config.joiner,
-            extra_layers=config.extra_layers,
-        )
+    manual_seed(config.fit.seed)
+    prm = _start_model(config)
     fit_prm(
         prm,
         tokenizer,
@@ -199,93 +174,147 @@ def fit_prm(
     With keep_best the model ends with the weights of its best validation, else with the last ones.
     """
     check_vocabulary(prm, tokenizer)
-    joiner = prm.config.step_joiner
-    limit = min(length_limit(prm, config.fit), config.max_length)
-    examples = label_solutions(
-        tokenizer,
-        solutions,
-        joiner=joiner,
-        limit=limit,
-        supervise=config.supervise,
-        overlong=config.fit.overlong,
-        cut_unread_tail=is_causal(prm),
-    )
-    best = _Best(Path(config.output_dir), config.keep_best, accelerator.is_main_process)
+    if objective_of(prm.config) != config.objective:
+        raise UserError(
+            f"the model was made for objective {objective_of(prm.config)}, the settings say "
+            f"{config.objective}; make the two agree"
+        )
+    solutions, held_out = _prepare_labels(solutions, config), _prepare_labels(held_out, config)
+    fit_config = config.fit
+    if config.objective == "bradley_terry":  # a pair is two rows of its length
+        fit_config = fit_config.model_copy(
+            update={"micro_batch_tokens": max(1, fit_config.micro_batch_tokens // 2)}
+        )
+    limit = min(length_limit(prm, fit_config), config.max_length)
+    examples = _make_examples(prm, tokenizer, solutions, config, limit)
+    best = BestWeights(Path(config.output_dir), config.keep_best, accelerator.is_main_process)
     if not resume:
         refuse_used_folder(config.output_dir)  # before its record of the best weights is touched
         best.clear()
 
     def validate(model: Any) -> dict[str, float]:
-        scorer = LocalScorer(model, tokenizer, joiner=joiner, max_length=limit)
+        scorer = LocalScorer(model, tokenizer, joiner=prm.config.step_joiner, max_length=limit)
         metrics = validate_prm(scorer, held_out, config.supervise, config.threshold, step_metrics)
         best.offer(model, metrics)
         return metrics
 
-    fit(
-        prm,
-        examples,
-        StepClassification(),
-        config.fit,
-        accelerator=accelerator,
-        run_dir=config.output_dir,
-        log=log,
-        validate=validate if held_out else None,
-        resume=resume,
-    )
+    adapters = add_adapters(prm, config.lora) if config.lora.rank else None
+    head_first = None
+    if config.head_updates:
+        total = num_updates(fit_config, len(examples))
+        head_first = HeadFirst(prm, config, total, accelerator.num_processes)
+    packed = _is_packed(prm, config)
+    with packed_attention(prm) if packed else nullcontext():
+        fit(
+            prm,
+            examples,
+            make_objective(config.objective, zeta=config.zeta, beta=config.beta, packed=packed),
+            fit_config,
+            accelerator=accelerator,
+            run_dir=config.output_dir,
+            log=log,
+            validate=validate if held_out else None,
+            before_update=head_first,
+            saved=adapters,
+            resume=resume,
+        )
     accelerator.wait_for_everyone()
+    if adapters:
+        merge(prm)
     best.restore(prm)
 
 
-def label_solutions(
-    tokenizer: Any,
-    solutions: Sequence[StepSolution],
-    *,
-    joiner: str,
-    limit: int | None = None,
-    supervise: Supervision = "all",
-    overlong: Literal["error", "skip"] = "error",
-    cut_unread_tail: bool = True,
-) -> list[LabelledSolution]:
-    """Return the token ids and supervised places of every solution that has any.
+class HeadFirst:
+    """The hook of `fit` for two stages: the head alone at a rate of its own, then everything.
 
-    A supervised step that ends beyond `limit` tokens is a UserError naming it; "skip" leaves it and all after
-    it out, keeps the steps before, and counts what was left out in a warning. `cut_unread_tail` drops tokens
-    after the last supervised step, which a causal model would compute for nothing.
+    A fresh head's gradients are noise to the backbone. The second stage has the schedule, warm-up included,
+    to itself. Raises UserError when there is no head, or nothing would be left for the second stage.
     """
-    names = [solution.id or f"solution {index}" for index, solution in enumerate(solutions)]
-    encoded = encode_solutions(
-        tokenizer, [s.problem for s in solutions], [s.steps for s in solutions], joiner=joiner, ids=names
+
+    def __init__(self, prm: Any, config: PRMConfig, total: int, num_processes: int) -> None:
+        if config.objective == "implicit":
+            raise UserError("head_updates: an implicit PRM has no head; set it to 0")
+        if config.head_updates >= total:
+            raise UserError(
+                f"head_updates {config.head_updates} leaves none of the {total} updates to the whole model; "
+                "lower it or train longer"
+            )
+        if num_processes > 1:
+            raise UserError("head_updates works in one process; set it to 0 or start one process")
+        self.config = config
+        self.backbone = [p for p in prm.base_model.parameters() if p.requires_grad]
+
+    def __call__(self, update: int, total: int) -> float:
+        alone = self.config.head_updates
+        for parameter in self.backbone:
+            parameter.requires_grad_(update > alone)
+        if update <= alone:
+            return self.config.head_learning_rate
+        fit_config = self.config.fit
+        return fit_config.learning_rate * lr_factor(update - alone, total - alone, fit_config)
+
+
+def _start_model(config: PRMConfig) -> Any:
+    """A PRM to train further, or a new one on a language model."""
+    if config.model and is_stepwell_prm(config.model):
+        return load_prm(config.model)
+    backbone = config.model or config.model_config_file or ""
+    if config.objective == "implicit":
+        if config.extra_layers:
+            raise UserError("extra_layers: an implicit PRM keeps its reference's layers; set it to 0")
+        return new_implicit(backbone, joiner=config.joiner, beta=config.beta)
+    return new_prm(
+        backbone, joiner=config.joiner, extra_layers=config.extra_layers, objective=config.objective
     )
-    examples = []
-    num_skipped = 0
-    for solution, tokens in zip(solutions, encoded, strict=True):
-        places, labels = [], []
-        mask = supervision_mask(solution.labels, supervise)
-        for step, (end, label, counts) in enumerate(
-            zip(tokens.step_ends, solution.labels, mask, strict=True)
-        ):
-            if not counts:
-                continue
-            assert end is not None and label is not None  # encoded without a limit
-            if limit is not None and end >= limit:
-                if overlong == "error":
-                    raise UserError(
-                        f"{tokens.id}: step {step} ends at token {end + 1}, the limit is {limit}; raise "
-                        "max_length (within the model's context) or fit.micro_batch_tokens, or set "
-                        "fit.overlong: skip"
-                    )
-                num_skipped += 1
-                continue
-            places.append(end)
-            labels.append(float(label))
-        if places:
-            kept = tokens.input_ids[: places[-1] + 1] if cut_unread_tail else tokens.input_ids[:limit]
-            examples.append(LabelledSolution(kept, places, labels, tokens.id))
-    if num_skipped:
-        logger.warning("%d labelled steps end beyond %d tokens and are left out", num_skipped, limit)
-    if not examples:
-        raise UserError("none of the solutions has a labelled step that fits; check labels and max_length")
-    return examples
+
+
+def _prepare_labels(solutions: Sequence[StepSolution], config: PRMConfig) -> list[StepSolution]:
+    """The labels as the objective takes them: hardened, outcomes only, or checked for their classes."""
+    if not solutions:
+        return []
+    if config.objective == "implicit":
+        return outcome_solutions(solutions)
+    if config.hard_above is not None:
+        cut = config.hard_above
+        return [
+            replace(s, labels=tuple(None if y is None else float(y > cut) for y in s.labels))
+            for s in solutions
+        ]
+    for solution in solutions if config.objective == "three_class" else ():
+        if odd := [y for y in solution.labels if y not in (None, 0.0, 0.5, 1.0)]:
+            raise UserError(
+                f"{solution.id or solution.problem[:40]!r}: label {odd[0]:g} is none of the three classes "
+                "0, 0.5, 1; use objective cross_entropy for soft labels, or hard_above"
+            )
+    return list(solutions)
+
+
+def _make_examples(
+    prm: Any, tokenizer: Any, solutions: Sequence[StepSolution], config: PRMConfig, limit: int
+) -> Sequence[Any]:
+    joiner, overlong = prm.config.step_joiner, config.fit.overlong
+    if config.objective == "bradley_terry":
+        pairs = find_pairs(solutions, config.pairs)
+        return encode_pairs(tokenizer, pairs, joiner=joiner, limit=limit, overlong=overlong)
+    return label_solutions(
+        tokenizer,
+        solutions,
+        joiner=joiner,
+        limit=limit,
+        supervise=config.supervise,
+        overlong=overlong,
+        cut_unread_tail=is_causal(prm),
+    )
+
+
+def _is_packed(prm: Any, config: PRMConfig) -> bool:
+    if config.objective in ("implicit", "bradley_terry"):
+        if config.packing == "on":
+            raise UserError(f"packing: objective {config.objective} runs in padded batches; set auto or off")
+        return False
+    if config.packing == "on" and not is_causal(prm):
+        raise UserError("packing: the model does not attend causally; set it to auto or off")
+    return config.packing == "on" or (config.packing == "auto" and reads_boundaries(prm) and is_causal(prm))
 
 
 def validate_prm(
@@ -331,41 +360,6 @@ def split_by_problem(
     chosen = set(problems[: round(share * len(problems))])
     train = [solution for solution in solutions if solution.problem.strip() not in chosen]
     return train, [solution for solution in solutions if solution.problem.strip() in chosen]
-
-
-class _Best:
-    """The weights of the best validation so far, in output_dir/best; off without a metric's name."""
-
-    def __init__(self, run_dir: Path, metric: str | None, is_main: bool) -> None:
-        self.folder = run_dir / "best"
-        self.record = run_dir / "best.json"
-        self.metric = metric
-        self.is_main = is_main
-
-    def clear(self) -> None:
-        if self.metric and self.is_main:
-            self.record.unlink(missing_ok=True)
-
-    def offer(self, model: PreTrainedModel, metrics: Mapping[str, float]) -> None:
-        if self.metric is None or not self.is_main:
-            return
-        if self.metric not in metrics:
-            raise UserError(f"keep_best: no metric '{self.metric}'; known: {', '.join(sorted(metrics))}")
-        value = metrics[self.metric]
-        if value > self._value():
-            save_model(self.folder, model)
-            write_atomically(self.record, json.dumps({"metric": self.metric, "value": value}))
-
-    def _value(self) -> float:
-        """The best value so far. A resumed run repeats its validations, so a later one may stand here."""
-        if not self.record.exists():
-            return -math.inf
-        record = json.loads(self.record.read_text(encoding="utf-8"))
-        return record["value"] if record["metric"] == self.metric else -math.inf
-
-    def restore(self, model: PreTrainedModel) -> None:
-        if self.metric and self._value() > -math.inf:
-            model.load_state_dict(load_prm(self.folder).state_dict())
 
 
 def _nats(label: float, score: float) -> float:

@@ -154,6 +154,12 @@ def _show_settings() -> "type[Settings]":
     return ShowConfig
 
 
+def _label_settings() -> "type[Settings]":
+    from prm.labelling.settings import LabelConfig
+
+    return LabelConfig
+
+
 def _quickstart_settings() -> "type[Settings]":
     from reasoning_rl.config import QuickstartConfig
 
@@ -202,6 +208,12 @@ def _show(args: list[str]) -> None:
     run_show(args)
 
 
+def _label(args: list[str]) -> None:
+    from reasoning_rl.commands import run_label
+
+    run_label(args)
+
+
 def _quickstart(args: list[str]) -> None:
     from reasoning_rl.commands import run_quickstart_command
 
@@ -217,6 +229,13 @@ VERBS: dict[str, Verb] = {
         _quickstart_settings,
         _quickstart,
         "stepwell quickstart --seed 1",
+    ),
+    "label": Verb(
+        "train",
+        "label the steps of solutions by rollouts: Monte Carlo, binary search, OmegaPRM",
+        _label_settings,
+        _label,
+        "stepwell label gsm8k --model runs/sft/model --k 8 --output-dir runs/label",
     ),
     "sft": Verb(
         "train",

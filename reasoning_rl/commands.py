@@ -248,6 +248,44 @@ def run_show(args: list[str]) -> None:
         console.print(f"{len(chosen)} of {len(solutions)} solutions; --limit shows more", highlight=False)
 
 
+def run_label(args: list[str]) -> None:
+    """`stepwell label BENCHMARK`."""
+    from eval.benchmarks import BENCHMARKS, get_benchmark
+    from prm.labelling.run import summarise
+    from prm.labelling.settings import LabelConfig
+    from reasoning_rl.compose import label_benchmark
+
+    parsed = parse(args, LabelConfig, positional=1)
+    if not parsed.positional:
+        raise UserError(
+            f"label solutions of which benchmark? stepwell label NAME; known: {', '.join(BENCHMARKS)}"
+        )
+    name = parsed.positional[0]
+    get_benchmark(name)
+    config = LabelConfig.from_dict(parsed.values, parsed.where)
+    shown = {"solutions": "solutions", "rollouts": "rollouts", "tokens": "tokens"}
+    with Live(f"label {name}", 1, shown=shown) as live:
+
+        def on_progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
+            live.total = total
+            live.show(done, numbers)
+
+        labelled, num_problems = label_benchmark(
+            name, config, device=make_accelerator().device, on_progress=on_progress
+        )
+    summary = summarise(labelled, num_problems)
+    rows = [
+        ("problems", f"{num_problems}"),
+        ("solutions", f"{summary['solutions']}, {summary['solutions_with_error']} with an error"),
+        ("step labels", f"{summary['labels']}, mean {summary['mean_label']:.3f}"),
+        ("rollouts", f"{labelled.cost.rollouts}, {summary['rollouts_per_label']:.2f} a label"),
+        ("tokens", f"{labelled.cost.tokens}"),
+        *((name.replace("_", " "), str(count)) for name, count in labelled.counts.items() if count),
+    ]
+    Console().print(table_text(rows), highlight=False)
+    Console().print(f"labels: {Path(config.output_dir) / 'labels.jsonl'}", highlight=False)
+
+
 def run_quickstart_command(args: list[str]) -> None:
     """`stepwell quickstart`."""
     from reasoning_rl.quickstart import run_quickstart

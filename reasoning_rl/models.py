@@ -12,6 +12,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel
 
 from data.errors import UserError
 from prm.model import classifier
+from prm.readout import linear_value, objective_of
 from reasoning_rl.functional import entropy, token_logprobs
 from reasoning_rl.sft import next_token_logits
 
@@ -93,17 +94,21 @@ def critic_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
 
 
 def critic_from_prm(prm: PreTrainedModel) -> PreTrainedModel:
-    """Return a one-output token classifier that starts from a two-class PRM's judgement.
+    """Return a one-output token classifier that starts from a PRM's judgement.
 
-    The value head is a quarter of the difference of the class logits: the first-order expansion of
-    P(correct) - 1/2, so the critic already orders states as the PRM does before its pre-training.
+    The value head is the first-order expansion of the PRM's score (for two classes a quarter of the
+    difference of their logits), so the critic already orders states as the PRM does before its pre-training.
+    Raises UserError for a PRM without a head.
     """
+    if objective_of(prm.config) == "implicit":
+        raise UserError("an implicit PRM has no head to start a critic from; set critic.init: policy")
     critic = critic_from_policy(prm)
-    source, target = _head(prm), _head(critic)
+    target = _head(critic)
+    weight, bias = linear_value(_head(prm))
     with torch.no_grad():
-        target.weight.copy_((source.weight[1] - source.weight[0])[None] / 4)
-        if target.bias is not None and source.bias is not None:
-            target.bias.copy_((source.bias[1] - source.bias[0])[None] / 4)
+        target.weight.copy_(weight)
+        if target.bias is not None and bias is not None:
+            target.bias.copy_(bias)
     return critic
 
 

@@ -11,13 +11,13 @@ from data.errors import UserError
 from data.schema import StepSolution
 from data.world_tokenizer import byte_bpe_tokenizer
 from prm.checkpoint import save_model
+from prm.examples import label_solutions
 from prm.model import new_prm
+from prm.objectives import StepObjective
 from prm.scorer import LocalScorer
 from prm.train import (
     PRMConfig,
-    StepClassification,
     fit_prm,
-    label_solutions,
     split_by_problem,
     train_prm,
     validate_prm,
@@ -122,7 +122,7 @@ def test_a_step_beyond_the_limit_is_named_or_counted(caplog):
 
 def test_a_batch_collates_every_label_to_its_row():
     examples = label_solutions(TOKENIZER, solutions(3), joiner="\n")
-    objective = StepClassification()
+    objective = StepObjective()
     batch = objective.collate(examples)
     assert objective.count(batch) == 9
     assert batch["rows"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]

@@ -1,0 +1,106 @@
+"""A PRM that is a language model: its log-ratio to a frozen reference, summed up to a step, is its value.
+
+It learns from outcomes alone (was the final answer right?) and has no head; what a step adds is what its
+tokens add to the sum (arXiv:2412.01981). Both models are saved together: the ratio means nothing without the
+reference it was trained against.
+
+    prm = new_implicit("Qwen/Qwen2.5-Math-1.5B", beta=0.05)
+    prm.save_pretrained("runs/prm/model")          # the policy in it, the reference in reference/
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from prm.model import FORMAT, is_causal, load_backbone, load_config
+
+REFERENCE = "reference"
+
+
+class ImplicitPRM(nn.Module):
+    """A causal LM and the frozen reference it started from. B rows, T tokens, V vocabulary.
+
+    The reference is never trained nor checkpointed: state_dict is the policy's.
+    """
+
+    def __init__(self, policy: PreTrainedModel, reference: PreTrainedModel) -> None:
+        super().__init__()
+        self.policy = policy
+        self.reference = reference.requires_grad_(False).eval()
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.policy.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
+
+    @property
+    def base_model(self) -> nn.Module:
+        return self.policy.base_model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.policy.get_input_embeddings()
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.reference.eval()
+        return self
+
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+        return self.policy.state_dict(*args, **options)
+
+    def load_state_dict(self, state: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        return self.policy.load_state_dict(state, *args, **options)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        self.policy.save_pretrained(folder)
+        self.reference.save_pretrained(Path(folder) / REFERENCE)
+
+    def log_ratios(self, input_ids: Tensor, attention_mask: Tensor, prompt_lengths: Tensor) -> Tensor:
+        """Return (B, T): at t the sum of log pi - log pi_ref over response tokens up to and with t.
+
+        input_ids (B, T) right-padded; prompt_lengths (B,): tokens that are no response. What stands behind
+        a row's last token is meaningless.
+        """
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        counts = places[None] >= prompt_lengths[:, None].clamp(min=1)  # the first token has no probability
+        ratio = _token_logprobs(self.policy, input_ids, attention_mask)
+        with torch.no_grad():
+            ratio_ref = _token_logprobs(self.reference, input_ids, attention_mask)
+        return ((ratio - ratio_ref) * counts).cumsum(-1)
+
+
+def new_implicit(
+    backbone: PreTrainedModel | str | Path, *, joiner: str = "\n", beta: float = 0.05
+) -> ImplicitPRM:
+    """Return an untrained implicit PRM (every log-ratio 0) from a causal LM: a model, folder, hub id or the
+    path of a config.json for random weights."""
+    if isinstance(backbone, str | Path) and str(backbone).endswith(".json"):
+        policy = AutoModelForCausalLM.from_config(load_config(backbone), dtype=torch.float32)
+    else:
+        policy = copy.deepcopy(backbone) if isinstance(backbone, PreTrainedModel) else load_backbone(backbone)
+    reference = copy.deepcopy(policy)
+    config = policy.config
+    config.step_joiner, config.prm_format = joiner, FORMAT
+    config.prm_objective, config.prm_beta = "implicit", beta
+    return ImplicitPRM(policy, reference)
+
+
+def load_implicit(path: str | Path) -> ImplicitPRM:
+    """Return a saved implicit PRM. Raises UserError when either model cannot be read."""
+    return ImplicitPRM(load_backbone(path), load_backbone(Path(path) / REFERENCE))
+
+
+def _token_logprobs(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """(B, T): log-probability of token t given those before; 0 at t = 0."""
+    options = {} if is_causal(model) else {"attention_mask": attention_mask}
+    logits = model(input_ids=input_ids, use_cache=False, **options).logits[:, :-1].float()  # (B, T-1, V)
+    chosen = logits.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
+    return nn.functional.pad(chosen - logits.logsumexp(-1), (1, 0))

@@ -1,0 +1,96 @@
+"""Pairs to prefer between: what a Bradley-Terry PRM learns from.
+
+A pair needs more than a step-labelled solution says by itself: two continuations of *one* prefix, one better.
+Here they come out of several labelled solutions of a problem: siblings (same steps before, then one right
+step and one wrong), as tree search and PRM800K's alternatives give them, or whole solutions with a right and
+a wrong answer. Steps of unlike prefixes are never compared: their difference would speak of the prefix too.
+
+    pairs = find_pairs(solutions, "steps")
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from data.errors import UserError
+from data.schema import StepSolution
+
+PairKind = Literal["steps", "solutions"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepPair:
+    """Two continuations of problem and prefix; `chosen` is the better one."""
+
+    problem: str
+    prefix: tuple[str, ...]
+    """Steps that both share, all right."""
+    chosen: tuple[str, ...]
+    rejected: tuple[str, ...]
+    id: str = ""
+
+
+def find_pairs(
+    solutions: Sequence[StepSolution], kind: PairKind, *, most_per_prefix: int = 8
+) -> list[StepPair]:
+    """Return the pairs that labelled solutions of the same problem contain, at most so many a prefix.
+
+    steps: right and wrong siblings of one prefix of right steps. solutions: right and wrong answers of one
+    problem (`answer_correct`). Raises UserError when there is none.
+    """
+    groups = _siblings(solutions) if kind == "steps" else _answers(solutions)
+    pairs = []
+    for (problem, prefix), (right, wrong) in groups.items():
+        # Diagonals: each right one meets a different wrong one before any of them is used again.
+        met = sorted(
+            ((i, j) for i in range(len(right)) for j in range(len(wrong))),
+            key=lambda ij: (abs(ij[0] - ij[1]), ij),
+        )
+        for i, j in met[:most_per_prefix]:
+            name = f"{problem[:40]} after step {len(prefix)}"
+            pairs.append(StepPair(problem, prefix, right[i], wrong[j], name))
+    if not pairs:
+        raise UserError(
+            f"objective bradley_terry found no pair of {kind} among {len(solutions)} solutions; "
+            + (
+                "it needs a right and a wrong step after the same steps of the same problem: "
+                "several solutions a problem, or set pairs: solutions"
+                if kind == "steps"
+                else 'it needs a right and a wrong answer to the same problem ("answer_correct")'
+            )
+        )
+    return pairs
+
+
+Groups = dict[tuple[str, tuple[str, ...]], tuple[list[tuple[str, ...]], list[tuple[str, ...]]]]
+
+
+def _siblings(solutions: Sequence[StepSolution]) -> Groups:
+    groups: Groups = {}
+    for solution in solutions:
+        for prefix, step, is_right in _judged_steps(solution):
+            sides = groups.setdefault((solution.problem, prefix), ([], []))
+            side = sides[0 if is_right else 1]
+            if (step,) not in side:
+                side.append((step,))
+    return groups
+
+
+def _judged_steps(solution: StepSolution) -> Iterator[tuple[tuple[str, ...], str, bool]]:
+    for k, (step, label) in enumerate(zip(solution.steps, solution.labels, strict=True)):
+        if label is None:
+            return  # whether the prefix is right is unknown from here on
+        yield solution.steps[:k], step, label >= 0.5
+        if label < 0.5:
+            return
+
+
+def _answers(solutions: Sequence[StepSolution]) -> Groups:
+    groups: Groups = {}
+    for solution in solutions:
+        if solution.answer_correct is not None and solution.steps:
+            sides = groups.setdefault((solution.problem, ()), ([], []))
+            side = sides[0 if solution.answer_correct else 1]
+            if solution.steps not in side:
+                side.append(solution.steps)
+    return groups
