@@ -47,7 +47,10 @@ class Session:
                 raise
             except BaseException as error:  # noqa: BLE001 - SystemExit too: all of it is the program's
                 reply = self.pack({"x": describe(error)})
-            wire.send(self.channel, reply)
+            try:
+                wire.send(self.channel, reply)
+            except wire.WireError as error:
+                wire.send(self.channel, self.pack({"x": describe(error)}))
 
     def answer(self, request: dict[str, Any]) -> bytes:
         match request["op"]:

@@ -18,7 +18,13 @@ class Group:
     """One group (version 2) or one in each of two hierarchies (version 1), with this process in it."""
 
     def __init__(self, folders: dict[str, Path], memory: int) -> None:
-        self.folders = folders
+        self.folders = [
+            (os.open(folder.parent, os.O_PATH | os.O_CLOEXEC), folder.name) for folder in folders.values()
+        ]
+        self.outside = [
+            os.open(folder.parent / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in folders.values()
+        ]
+        """Both held open: this process's root changes too."""
         self.memory = memory
         """File descriptor of the memory limit, which stays writable after the root has changed."""
         self.current: int | None = None
@@ -58,10 +64,10 @@ class Group:
 
     def remove(self) -> None:
         """Leave the group and delete it."""
-        for folder in self.folders.values():
+        for outside, (parent, name) in zip(self.outside, self.folders, strict=True):
             with contextlib.suppress(OSError):
-                (folder.parent / "cgroup.procs").write_text(str(os.getpid()))
-                folder.rmdir()
+                os.write(outside, b"0")  # the writer itself, whatever its number is called here
+                os.rmdir(name, dir_fd=parent)
 
 
 def _own_groups() -> dict[str, Path]:

@@ -235,8 +235,8 @@ def _spawn(module: str, channels: list[socket.socket], arguments: list[str]) -> 
     code = f"import sys; sys.path.insert(0, {where!r}); from eval.sandbox.{module} import main; main()"
     descriptors = [channel.fileno() for channel in channels]
     return subprocess.Popen(
-        # -S: no .pth file runs; -P, -s: nothing of the working folder or the user's site; -B writes nothing
-        [sys.executable, "-S", "-s", "-P", "-B", "-c", code, *map(str, descriptors), *arguments],
+        # -S: no .pth file runs; -P, -s: nothing of the working folder or of the user's site
+        [sys.executable, "-S", "-s", "-P", "-c", code, *map(str, descriptors), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=None if os.environ.get("STEPWELL_SANDBOX_DEBUG") else subprocess.DEVNULL,

@@ -127,6 +127,8 @@ def landlock_ruleset(version: int, rules: dict[str, int | None]) -> int:
 
     So are TCP (version 4), and signals and abstract sockets to the outside (version 6). Close it after use.
     """
+    if version < 1:
+        raise OSError(38, "not built in")
     every = (1 << (13 + (version >= 2) + (version >= 3) + (version >= 5))) - 1
     net = 3 if version >= 4 else 0
     scoped = 3 if version >= 6 else 0

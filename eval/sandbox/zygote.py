@@ -26,6 +26,8 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from eval.sandbox import candidate, cgroups, filters, kernel, root, wire
@@ -71,13 +73,13 @@ def main() -> None:
     server.confine(config["folders"])
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page it marks
-    wire.send(channel, json.dumps(report).encode())
     try:
-        server.serve()
-    except wire.Closed:
+        with contextlib.suppress(wire.Closed):
+            wire.send(channel, json.dumps(report).encode())
+            server.serve()
+    finally:
         server.end()
-    if not has_namespaces and group:
-        group.remove()
+        server.leave()
 
 
 def _enter_namespaces(report: dict[str, Any], folders: list[str]) -> bool:
@@ -153,6 +155,7 @@ class Server:
         self.level = level
         self.pids: list[int] = []
         self.ended: dict[int, int] = {}
+        self.folders: list[str] = []
         self.ruleset: int | None = None
         self.has_seccomp = False
         self.scratch = root.SCRATCH if has_namespaces else tempfile.mkdtemp(prefix="stepwell-")
@@ -161,14 +164,15 @@ class Server:
     def confine(self, folders: list[str]) -> None:
         """Put this process under the layers that programs inherit, and prepare theirs."""
         layers, missing = self.report["layers"], self.report["missing"]
+        if sys.platform == "linux":
+            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         if sys.platform == "linux" and self.level != "unsandboxed":
             kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
-            kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
             kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-            version = kernel.landlock_version()
+            self.folders = folders
             try:
-                self.ruleset = kernel.landlock_ruleset(version, self._rules(folders)) if version else None
-                layers.append(f"landlock {version}") if version else missing.append("landlock: not built in")
+                self._make_ruleset()
+                layers.append(f"landlock {kernel.landlock_version()}")
             except OSError as error:
                 missing.append(f"landlock: {error.strerror}")
             try:
@@ -182,8 +186,16 @@ class Server:
                 self.report["level"] = "landlock"
         layers.append("rlimits")
 
-    def _rules(self, folders: list[str]) -> dict[str, int | None]:
-        readable = dict.fromkeys((*root.SYSTEM, *folders), kernel.READ)
+    def _make_ruleset(self) -> None:
+        """Prepare what programs may touch. Rules hold for folders and not for names: make it anew with them."""
+        if self.ruleset is not None:
+            os.close(self.ruleset)
+        rules = self._rules()
+        self.ruleset = None
+        self.ruleset = kernel.landlock_ruleset(kernel.landlock_version(), rules)
+
+    def _rules(self) -> dict[str, int | None]:
+        readable = dict.fromkeys((*root.SYSTEM, *self.folders), kernel.READ)
         readable |= dict.fromkeys(root.FILES, kernel.READ_FILE)
         writable: dict[str, int | None] = {self.scratch: None}
         devices = dict.fromkeys(root.DEVICES, kernel.READ_WRITE_FILE)
@@ -255,10 +267,9 @@ class Server:
         while True:
             if not self.has_namespaces:
                 for pid in self.pids:
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.killpg(pid, signal.SIGKILL)
-                    with contextlib.suppress(ProcessLookupError, PermissionError):
-                        os.kill(pid, signal.SIGKILL)
+                    _kill(os.killpg, pid)
+                for pid in (*self.pids, *_children()):
+                    _kill(os.kill, pid)
             try:
                 pid, status = os.waitpid(-1, 0)
             except ChildProcessError:
@@ -277,17 +288,37 @@ class Server:
         self._empty_scratch()
         return report
 
+    def leave(self) -> None:
+        """Remove what would outlive the namespaces, or without them this process."""
+        if not self.has_namespaces:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            if self.group:
+                self.group.remove()
+
     def _empty_scratch(self) -> None:
-        if self.has_namespaces:
-            if (
-                os.listdir(self.scratch)
-                or os.statvfs(self.scratch).f_files - os.statvfs(self.scratch).f_ffree > 1
-            ):
-                kernel.umount(self.scratch)
-                root.new_scratch(SCRATCH_MB)
+        if not os.listdir(self.scratch):
             return
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        os.makedirs(self.scratch, exist_ok=True)
+        if self.has_namespaces:
+            kernel.umount(self.scratch)
+            root.new_scratch(SCRATCH_MB)
+        else:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            os.makedirs(self.scratch, exist_ok=True)
+        if self.ruleset is not None:
+            self._make_ruleset()
+
+
+def _kill(how: Callable[[int, int], None], pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        how(pid, signal.SIGKILL)
+
+
+def _children() -> list[int]:
+    """Processes whose parent is this one: also those whose own parent has died, for Linux gives them to us."""
+    try:
+        return [int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def _limit(memory_mb: int, cpu_s: int) -> None:
