@@ -25,7 +25,7 @@ from typing import Any
 
 from data.errors import UserError
 from eval.sandbox import wire
-from eval.sandbox.compare import OUTPUT_TOLERANCE, Sequences
+from eval.sandbox.compare import OUTPUT_TOLERANCE, Compare, Sequences
 from eval.sandbox.verdict import FAULT, CodeVerdict, Isolation, Level
 
 TIMEOUT_S = 10.0
@@ -96,11 +96,12 @@ class Sandbox:
         memory_mb: int = MEMORY_MB,
         tolerance: float = 0.0,
         sequences: Sequences = "strict",
+        compare: Compare = "value",
     ) -> CodeVerdict:
         """Judge a program by its function's values; `calls` holds the arguments of each call.
 
         `entry_point` may be "Class.method": it is called on a new instance. `timeout_s` is for all calls
-        together. See compare.same_value for `tolerance` and `sequences`.
+        together. See compare.py for `tolerance`, `sequences` and `compare`.
         """
         if len(calls) != len(expected):
             raise UserError(
@@ -113,8 +114,27 @@ class Sandbox:
             "expected": list(expected),
             "tolerance": float(tolerance),
             "sequences": sequences,
+            "compare": compare,
         }
         return self._ask("calls", fields, timeout_s, memory_mb, timeout_s)
+
+    def compute_values(
+        self,
+        program: str,
+        entry_point: str,
+        calls: Sequence[Sequence[Any]],
+        *,
+        timeout_s: float = 60.0,
+        memory_mb: int = 4 * MEMORY_MB,
+    ) -> list[Any]:
+        """Return the values of a reference program's function. Raises UserError when there is none for a call."""
+        fields = {"program": program, "entry_point": entry_point, "calls": [tuple(c) for c in calls]}
+        payload = self._pack("values", fields, timeout_s, memory_mb)
+        with self._lock:
+            status, values = self._answer(payload, timeout_s + GRACE_SECONDS)
+        if status != "values":
+            raise UserError(f"the reference of '{entry_point}' gives no values ({values}); check its row")
+        return [wire.decode(form) for form in values]
 
     def run_stdio(
         self,
@@ -150,23 +170,26 @@ class Sandbox:
     def _ask(
         self, kind: str, fields: dict[str, Any], timeout_s: float, memory_mb: int, longest_s: float
     ) -> CodeVerdict:
+        payload = self._pack(kind, fields, timeout_s, memory_mb)
+        with self._lock:
+            started = time.monotonic()
+            status, reason = self._answer(payload, longest_s + GRACE_SECONDS)
+            isolation = str(self._isolation) if self._isolation else "unsandboxed"
+            return CodeVerdict(status, reason, time.monotonic() - started, isolation)
+
+    def _pack(self, kind: str, fields: dict[str, Any], timeout_s: float, memory_mb: int) -> bytes:
         if timeout_s <= 0 or memory_mb <= 0:
             raise UserError(
                 f"timeout_s {timeout_s} and memory_mb {memory_mb} must be above 0; the usual are "
                 f"{TIMEOUT_S:g} and {MEMORY_MB}"
             )
         try:
-            payload = marshal.dumps((kind, fields | {"timeout_s": timeout_s, "memory_mb": int(memory_mb)}))
+            return marshal.dumps((kind, fields | {"timeout_s": timeout_s, "memory_mb": int(memory_mb)}))
         except ValueError as error:
             raise UserError(
                 f"arguments and expected values must be plain ({error}): numbers, text, bytes, lists, "
                 "tuples, dicts, sets"
             ) from error
-        with self._lock:
-            started = time.monotonic()
-            status, reason = self._answer(payload, longest_s + GRACE_SECONDS)
-            isolation = str(self._isolation) if self._isolation else "unsandboxed"
-            return CodeVerdict(status, reason, time.monotonic() - started, isolation)
 
     def _answer(self, payload: bytes, seconds: float) -> tuple[Any, str]:
         """Return (status, reason). A pair that hangs or died is replaced before the next question."""

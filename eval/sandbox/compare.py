@@ -12,6 +12,10 @@ OUTPUT_TOLERANCE = 1e-6
 """Absolute or relative error of a printed number that carries a decimal point."""
 
 Sequences = Literal["strict", "json"]
+Compare = Literal["value", "set", "truth", "root", "or_true", "or_zero"]
+"""What makes a value right. value: it is the expected one. set: it has the same items. truth: both are None
+or neither is. root: it is a zero of the polynomial whose coefficients are the argument. or_true, or_zero: all
+values of a run are the expected ones, or all are True or 0."""
 
 
 def same_value(got: Any, expected: Any, *, tolerance: float = 0.0, sequences: Sequences = "strict") -> bool:
@@ -39,6 +43,27 @@ def same_value(got: Any, expected: Any, *, tolerance: float = 0.0, sequences: Se
             got, expected = ({str(key): value for key, value in d.items()} for d in (got, expected))
         return got.keys() == expected.keys() and all(same_value(got[k], expected[k], **inner) for k in got)
     return got == expected
+
+
+def same_items(got: Any, expected: Any) -> bool:
+    """Return whether two collections hold the same items, order and repetition aside."""
+    kinds = (list, tuple, set, frozenset)
+    if type(got) not in kinds or type(expected) not in kinds:
+        return False
+    try:
+        return set(got) == set(expected)
+    except TypeError:  # items that cannot be hashed: lists
+        return all(item in expected for item in got) and all(item in got for item in expected)
+
+
+def is_root(coefficients: list[float], x: Any, tolerance: float) -> bool:
+    """Return whether sum coefficients[i] x**i is within `tolerance` of 0."""
+    if type(x) not in (int, float):
+        return False
+    try:
+        return abs(math.fsum(c * math.pow(x, i) for i, c in enumerate(coefficients))) <= tolerance
+    except (ValueError, OverflowError):
+        return False
 
 
 def _same_number(got: Any, expected: Any, tolerance: float) -> bool:

@@ -18,12 +18,13 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from eval.sandbox import names, wire
-from eval.sandbox.compare import same_value
-from eval.sandbox.remote import Ended, NotPlain, OutOfTime, Program, Raised
+from eval.sandbox.compare import is_root, same_items, same_value
+from eval.sandbox.remote import Ended, NotPlain, OutOfTime, Program, Raised, Remote
 from eval.sandbox.scripts import judge_stdio
 from eval.sandbox.verdict import FAULT
 
@@ -46,6 +47,7 @@ def main() -> None:
         "check": partial(judge_test, has_check=True),
         "asserts": partial(judge_test, has_check=False),
         "calls": judge_calls,
+        "values": compute_values,
         "stdio": judge_stdio,
     }
     with contextlib.suppress(wire.Closed):
@@ -167,30 +169,74 @@ def judge_calls(
     expected: list[Any],
     tolerance: float,
     sequences: Any,
+    compare: Any,
 ) -> Outcome:
     """Arguments and expected values."""
     running = ground.program()
     outcome = _load(running, program, entry_point)
     if outcome:
         return outcome
+    is_right = is_constant = True
+    constant: Any = {"or_true": True, "or_zero": 0}.get(compare)
     for number, (arguments, wanted) in enumerate(zip(calls, expected, strict=True), 1):
-        try:
-            got = running.call(entry_point, tuple(arguments), {})
-            same = same_value(got, wanted, tolerance=tolerance, sequences=sequences)
-        except OutOfTime:
-            return "timeout", _time_up(ground)
-        except Ended as error:
-            return "error", f"call {number}: {error}"
-        except NotPlain as error:
-            return "failed", f"call {number}: {error}"
-        except RecursionError:
-            return "failed", f"call {number}: nested too deep"
-        except Exception as error:  # noqa: BLE001 - whatever the program raised
-            name, text = running.raised or (type(error).__name__, str(error))
-            return "error", f"call {number}: {name}: {text}"
-        if not same:
+        got = _call(ground, running, entry_point, arguments)
+        if isinstance(got, Failure):
+            return got.status, f"call {number}: {got.reason}"
+        match compare:
+            case "set":
+                same = same_items(got, wanted)
+            case "truth":
+                same = (got is None) == (wanted is None)
+            case "root":
+                same = is_root(arguments[0], got, tolerance)
+            case _:
+                same = same_value(got, wanted, tolerance=tolerance, sequences=sequences)
+        is_right &= same
+        is_constant &= constant is not None and same_value(got, constant)
+        if not (is_right or is_constant):
             return "failed", f"call {number}: got {_short(got)}, expected {_short(wanted)}"
     return "passed", ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call without a value."""
+
+    status: str
+    reason: str
+
+
+def _call(ground: Ground, running: Program, entry_point: str, arguments: Any) -> Any:
+    try:
+        value = running.call(entry_point, tuple(arguments), {})
+        if type(value) is Remote:
+            return Failure("failed", f"{value!r} is no plain value")
+        return value
+    except OutOfTime:
+        return Failure("timeout", _time_up(ground))
+    except Ended as error:
+        return Failure("error", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever the program raised
+        name, text = running.raised or (type(error).__name__, str(error))
+        return Failure("error", f"{name}: {text}")
+
+
+def compute_values(ground: Ground, *, program: str, entry_point: str, calls: list[Any]) -> tuple[str, Any]:
+    """The values of a trusted reference: ("values", their wire form) or what went wrong."""
+    running = ground.program()
+    outcome = _load(running, program, entry_point)
+    if outcome:
+        return outcome
+    values = []
+    for number, arguments in enumerate(calls, 1):
+        got = _call(ground, running, entry_point, arguments)
+        if isinstance(got, Failure):
+            return got.status, f"call {number}: {got.reason}"
+        try:
+            values.append(wire.encode(got))
+        except wire.WireError as error:
+            return "error", f"call {number}: {error}"
+    return "values", values
 
 
 def _load(running: Program, program: str, entry_point: str) -> Outcome | None:

@@ -187,7 +187,7 @@ class Server:
         layers.append("rlimits")
 
     def _make_ruleset(self) -> None:
-        """Prepare what programs may touch. Rules hold for folders and not for names: make it anew with them."""
+        """Prepare what programs may touch. A rule holds for a folder, not for its name: make it anew too."""
         if self.ruleset is not None:
             os.close(self.ruleset)
         rules = self._rules()
@@ -314,7 +314,7 @@ def _kill(how: Callable[[int, int], None], pid: int) -> None:
 
 
 def _children() -> list[int]:
-    """Processes whose parent is this one: also those whose own parent has died, for Linux gives them to us."""
+    """This process's children, with those whose own parent has died: Linux gives them to us."""
     try:
         return [int(word) for word in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
     except OSError:
