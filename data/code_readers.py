@@ -219,7 +219,7 @@ def _read_apps(row: Row) -> dict[str, Any]:
             outputs = [output[0] for output in outputs]
         entry_point = f"Solution.{name}" if "class Solution" in starter else str(name)
         meta = {"form": "calls", "entry_point": entry_point, "calls": [_integer_keys(i) for i in inputs]}
-        meta["expected"] = outputs
+        meta |= {"expected": outputs, "preamble": _PREAMBLE if "class Solution" in starter else ""}
     else:
         cases = [(_joined(i), _joined(o)) for i, o in zip(inputs, outputs, strict=True)]
         meta = {"form": "stdio", "cases": cases}
@@ -227,6 +227,17 @@ def _read_apps(row: Row) -> dict[str, Any]:
     return _contest(
         f"apps/{row.values.get('problem_id', row.values.get('id'))}", text, starter, solution, meta
     )
+
+
+_PREAMBLE = """from typing import *
+from collections import *
+from functools import *
+from itertools import *
+from heapq import *
+from bisect import *
+import collections, functools, heapq, itertools, math, random, re, string, bisect, operator
+"""
+"""What the judge of problems in the form `class Solution` has imported already."""
 
 
 def _read_apps_listed(row: Row) -> dict[str, Any]:

@@ -7,6 +7,7 @@ The response may be the rest of the prompt's function, a whole program, or a cha
 """
 
 import re
+import time
 from typing import Any
 
 from data.errors import UserError
@@ -49,7 +50,7 @@ def assemble(problem: Problem, response: str) -> str:
     prefix = problem.meta.get("prefix", "")
     code = extract_code(response, problem.meta.get("entry_point", ""))
     if not prefix:
-        return code
+        return problem.meta.get("preamble", "") + code
     indented = "\n".join("    " + line if line.strip() else line for line in code.strip("\n").split("\n"))
     first = "    " + code.lstrip()
     whole = f"{prefix.rstrip()}\n    pass\n\n{code}"
@@ -75,15 +76,18 @@ def make_code_grader(
     wrong: everything else, with the sandbox's reason.
     """
     limits: dict[str, Any] = {"timeout_s": timeout_s, "memory_mb": memory_mb}
-    references: dict[tuple[str, str], list[Any]] = {}
+    references: dict[tuple[str, str], tuple[list[Any], float]] = {}
 
-    def values(problem: Problem) -> list[Any]:
+    def values(problem: Problem) -> tuple[list[Any], float]:
+        """The reference's values, and the time that a program of a quarter of its speed needs for them."""
         key = (problem.id, problem.answer)
         if key not in references:
             meta = problem.meta
-            references[key] = sandbox.compute_values(
+            started = time.monotonic()
+            found = sandbox.compute_values(
                 meta["reference"], meta["entry_point"], meta["calls"], timeout_s=REFERENCE_TIMEOUT_S
             )
+            references[key] = found, 4 * (time.monotonic() - started)
         return references[key]
 
     def run(problem: Problem, program: str) -> CodeVerdict:
@@ -97,12 +101,14 @@ def make_code_grader(
                 return sandbox.run_stdio(program, meta["cases"], **limits)
             case "calls":
                 tests = (meta["entry_point"], meta["calls"], meta["expected"])
-                options = {"tolerance": FLOAT_TOLERANCE, "sequences": "json"}
+                options: dict[str, Any] = {"tolerance": FLOAT_TOLERANCE, "sequences": "json"}
             case "differs":
-                tests = (meta["entry_point"], meta["calls"], values(problem))
+                expected, seconds = values(problem)
+                tests = (meta["entry_point"], meta["calls"], expected)
                 tolerance = max(meta["tolerance"], FLOAT_TOLERANCE)
                 options = {"tolerance": tolerance, "compare": meta["compare"]}
-        return sandbox.run_calls(program, *tests, **options, **limits)
+                options["timeout_s"] = max(timeout_s, seconds)
+        return sandbox.run_calls(program, *tests, **(limits | options))
 
     def grade(problem: Problem, response: str) -> Verdict:
         if not response.strip():

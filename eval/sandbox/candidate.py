@@ -12,6 +12,7 @@ type name and text) or "l" (call the judge's function: number and arguments, ans
                               its arguments
     get    o n                attribute n of an object        set  o n v     give it a value
     list   o                  its items, as a list             size o         its length
+    true   o                  is it true?
 """
 
 import contextlib
@@ -69,6 +70,8 @@ class Session:
                 return b'{"v":null}'
             case "list":
                 return self.pack({"v": self.encode(take(self.find(request["o"])))})
+            case "true":
+                return self.pack({"v": bool(self.find(request["o"]))})
             case "size":
                 return self.pack({"v": len(self.find(request["o"]))})
         raise wire.WireError("malformed request")

@@ -127,7 +127,7 @@ class Sandbox:
         timeout_s: float = 60.0,
         memory_mb: int = 4 * MEMORY_MB,
     ) -> list[Any]:
-        """Return the values of a reference program's function. Raises UserError when there is none for a call."""
+        """Return the values of a reference program's function. Raises UserError when a call has none."""
         fields = {"program": program, "entry_point": entry_point, "calls": [tuple(c) for c in calls]}
         payload = self._pack("values", fields, timeout_s, memory_mb)
         with self._lock:
@@ -197,8 +197,8 @@ class Sandbox:
         assert self._channel is not None
         try:
             deadline = time.monotonic() + seconds
-            wire.send(self._channel, payload, deadline)
-            reply = wire.parse(wire.receive(self._channel, deadline))
+            wire.send(self._channel, payload, deadline, longest=wire.MAX_TRUSTED_FRAME)
+            reply = wire.parse(wire.receive(self._channel, deadline, longest=wire.MAX_TRUSTED_FRAME))
             return reply["status"], reply["reason"]
         except wire.TimeUp:
             self._stop()

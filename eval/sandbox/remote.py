@@ -6,7 +6,7 @@
     candidate(1, 2)          # 3, or the exception that the program raised
 
 A value that is no plain one comes back as a `Remote`: the test may call it, read and set its attributes, take
-its items and hand it back to the program. It may not compare it or take it for true: that would ask the
+its items, ask whether it is true and hand it back to the program. It may not compare it: that would ask the
 program whether it is right.
 """
 
@@ -209,12 +209,16 @@ class Remote:
             raise NotPlain("its length is no number")
         return size
 
+    def __bool__(self) -> bool:
+        # No more than if it had returned True or False: it has not seen what is expected.
+        return self._program.ask({"op": "true", "o": self._target}) is True
+
     def __repr__(self) -> str:
         return f"<{self._kind} of the program>"
 
     def _refuse(self, *_: Any) -> Any:
         raise NotPlain(f"the program returned an object of type {self._kind}, no plain value")
 
-    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __hash__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __hash__ = _refuse
     __int__ = __float__ = __index__ = __abs__ = __add__ = __radd__ = __sub__ = __rsub__ = _refuse
     __mul__ = __rmul__ = __truediv__ = __rtruediv__ = __mod__ = __getitem__ = __str__ = __format__ = _refuse

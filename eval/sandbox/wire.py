@@ -22,8 +22,11 @@ from typing import Any
 
 MAX_FRAME = 32 << 20
 """Bytes of the largest message that is accepted; a longer one counts as too much output."""
+MAX_TRUSTED_FRAME = 1 << 30
+"""The same between the client and the judge, who hold all calls and values of a problem."""
 _SAFE_INT = 1 << 256
 _LEAVES = frozenset((str, float, bool, type(None)))
+_DECODED = _LEAVES | {int}
 _TYPES = {
     name: getattr(builtins, name)
     for name in "int float complex bool str bytes bytearray list tuple dict set frozenset object type".split()  # noqa: SIM905
@@ -51,10 +54,9 @@ def encode(value: Any, refer: Callable[[Any], Any] | None = None) -> Any:
         return value
     if kind is int:
         return value if -_SAFE_INT < value < _SAFE_INT else {"i": hex(value)}
-    if kind is list:
-        return [encode(item, refer) for item in value]
-    if kind is tuple:
-        return {"t": [encode(item, refer) for item in value]}
+    if kind is list or kind is tuple:
+        items = _encode_items(value, refer)
+        return items if kind is list else {"t": items}
     if kind is dict:
         return {"d": [[encode(key, refer), encode(item, refer)] for key, item in value.items()]}
     if kind is set or kind is frozenset:
@@ -77,6 +79,13 @@ def encode(value: Any, refer: Callable[[Any], Any] | None = None) -> Any:
     if refer is None:
         raise WireError(f"a {kind.__name__} is no plain value")
     return refer(value)
+
+
+def _encode_items(values: Any, refer: Callable[[Any], Any] | None) -> list[Any]:
+    kinds = set(map(type, values))
+    if kinds <= _LEAVES or (kinds == {int} and min(values) > -_SAFE_INT and max(values) < _SAFE_INT):
+        return list(values)  # most long lists, at once
+    return [encode(item, refer) for item in values]
 
 
 def _plain_base(value: Any, kind: type) -> Any:
@@ -110,6 +119,8 @@ def decode(form: Any, resolve: Callable[[str, Any], Any] | None = None) -> Any:
     if kind in _LEAVES or kind is int:
         return form
     if kind is list:
+        if set(map(type, form)) <= _DECODED:
+            return form
         return [decode(item, resolve) for item in form]
     if kind is not dict or len(form) != 1:
         raise WireError("malformed value")
@@ -119,7 +130,7 @@ def decode(form: Any, resolve: Callable[[str, Any], Any] | None = None) -> Any:
             case "i":
                 return int(_text(body), 16)
             case "t":
-                return tuple(decode(item, resolve) for item in _items(body))
+                return tuple(decode(_items(body), resolve))
             case "d":
                 return {decode(key, resolve): decode(item, resolve) for key, item in _items(body)}
             case "s":
@@ -182,10 +193,12 @@ def parse(payload: bytes) -> Any:
         raise WireError(f"malformed message ({type(error).__name__})") from None
 
 
-def send(sock: socket.socket, payload: bytes, deadline: float | None = None) -> None:
+def send(
+    sock: socket.socket, payload: bytes, deadline: float | None = None, *, longest: int = MAX_FRAME
+) -> None:
     """Send one frame. Raises Closed, TimeUp at `deadline` (time.monotonic), WireError when it is too long."""
-    if len(payload) > MAX_FRAME:
-        raise WireError(f"a message of {len(payload) >> 20} MiB; at most {MAX_FRAME >> 20} are sent")
+    if len(payload) > longest:
+        raise WireError(f"a message of {len(payload) >> 20} MiB; at most {longest >> 20} are sent")
     view = memoryview(_HEAD.pack(len(payload)) + payload)
     while view:
         if deadline is not None:
@@ -198,11 +211,11 @@ def send(sock: socket.socket, payload: bytes, deadline: float | None = None) -> 
             raise Closed from None
 
 
-def receive(sock: socket.socket, deadline: float | None = None) -> bytes:
+def receive(sock: socket.socket, deadline: float | None = None, *, longest: int = MAX_FRAME) -> bytes:
     """Return one frame's payload. Raises Closed, TimeUp, or WireError for one that is too long."""
     (size,) = _HEAD.unpack(exactly(sock, _HEAD.size, deadline))
-    if size > MAX_FRAME:
-        raise WireError(f"a message of {size >> 20} MiB; at most {MAX_FRAME >> 20} are read")
+    if size > longest:
+        raise WireError(f"a message of {size >> 20} MiB; at most {longest >> 20} are read")
     return exactly(sock, size, deadline)
 
 
