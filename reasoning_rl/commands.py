@@ -121,7 +121,9 @@ def run_eval(args: list[str]) -> None:
         for name, benchmark in BENCHMARKS.items():
             Console().print(f"  {name:<14} {benchmark.description}")
         return
-    parsed = parse(args, EvalConfig, positional=1)
+    parsed = parse(args, EvalConfig, positional=1, flags=["allow_unsandboxed"])
+    if "allow_unsandboxed" in parsed.flags:
+        parsed.values["allow_unsandboxed"] = True
     if not parsed.positional:
         raise UserError(f"which benchmark? stepwell eval NAME; known: {', '.join(BENCHMARKS)}")
     name = parsed.positional[0]

@@ -147,6 +147,20 @@ def _demonstrations(config: PPOConfig, tokenizer: Any, accelerator: Accelerator)
     )
 
 
+def _isolation(config: EvalConfig) -> str:
+    """How far this machine keeps programs in; none at all must be asked for."""
+    from eval.sandbox import isolation
+
+    found = isolation()
+    if found.level == "unsandboxed" and not config.allow_unsandboxed:
+        raise UserError(
+            "this machine offers no isolation for model-written programs "
+            f"({'; '.join(found.missing) or 'not Linux'})\nuse a Linux with user namespaces or landlock, or "
+            "run them as yourself with --allow-unsandboxed"
+        )
+    return found.level
+
+
 def evaluate_benchmark(
     name: str,
     config: EvalConfig,
@@ -156,6 +170,7 @@ def evaluate_benchmark(
 ) -> EvalResult:
     """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
     benchmark = get_benchmark(name)
+    isolation = _isolation(config) if benchmark.judges == "program" else None
     problems: list[Problem] = read_benchmark(
         name,
         source=config.source,
@@ -168,10 +183,11 @@ def evaluate_benchmark(
     common: dict[str, Any] = {
         "out_dir": Path(config.output_dir) / name,
         "grader": make_grader(name),
-        "extract": lambda response: extract_answer(response, benchmark.chain),
+        "extract": (lambda text: extract_answer(text, benchmark.chain)) if benchmark.chain else None,
         "settings": {
             "benchmark": name,
-            **config.model_dump(mode="json", exclude={"output_dir", "max_batch"}),
+            **config.model_dump(mode="json", exclude={"output_dir", "max_batch", "allow_unsandboxed"}),
+            **({"isolation": isolation} if isolation else {}),
         },
         "on_progress": on_progress,
     }
