@@ -8,6 +8,7 @@ The response may be the rest of the prompt's function, a whole program, or a cha
 
 import re
 import time
+import warnings
 from typing import Any
 
 from data.errors import UserError
@@ -61,7 +62,9 @@ def assemble(problem: Problem, response: str) -> str:
 
 def _compiles(program: str) -> bool:
     try:
-        compile(program, "<program>", "exec", dont_inherit=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "\d" in a model's program is no news to the user
+            compile(program, "<program>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return False
     return True

@@ -154,14 +154,13 @@ def _change(value: Any, after: Any) -> None:
     if type(value) is not type(after):
         return
     if type(value) is list:
-        if len(value) == len(after):
-            for index, (old, new) in enumerate(zip(value, after, strict=True)):
-                if type(old) is type(new) and type(old) in (list, dict, set):
-                    _change(old, new)
-                else:
-                    value[index] = new
-        else:
-            value[:] = after
+        for index, (old, new) in enumerate(zip(value, after, strict=False)):
+            if type(old) is type(new) and type(old) in (list, dict, set):
+                _change(old, new)
+            else:
+                value[index] = new
+        del value[len(after) :]
+        value.extend(after[len(value) :])
     elif type(value) is dict:
         for key, old in list(value.items()):
             if key in after and type(old) is type(after[key]) and type(old) in (list, dict, set):

@@ -55,6 +55,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(sys.argv[2])
     sys.path[:] = [*sys.path[1:], *config["path"]]  # the first is the one that led to this file
+    sys.executable = os.path.realpath(sys.executable)  # a virtual environment's bin/ is not shown
     for name in WARM:
         importlib.import_module(name)
     report: dict[str, Any] = {"level": "unsandboxed", "layers": [], "missing": []}
