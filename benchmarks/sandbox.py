@@ -2,17 +2,17 @@
 
     python benchmarks/sandbox.py --data ../shared/data --json sandbox.json
 
-Judges the 164 HumanEval references and the 974 of MBPP in `<data>/code/`, one after another. No model, no network.
-CPU-seconds are user and system time of this process, the judge, the fork server and every program, start-up and
-end included; the network, file and process isolation is in force while measuring.
+Judges the 164 HumanEval references and the 974 of MBPP in `<data>/code/`, one after another. No model, no
+network. CPU-seconds are user and system time of this process, the judge, the fork server and every program,
+start-up and end included; the network, file and process isolation is in force while measuring.
 
 Keys of --json:
     isolation                    what kept the programs in
     humaneval, humaneval_passed  programs judged in the timed rounds, and those that passed
     rounds                       how often the 164 were judged
-    cpu_seconds, programs_per_cpu_second, programs_per_second     of the HumanEval rounds (the last is wall clock)
-    mbpp, mbpp_passed            references judged once, and those that passed
-    mbpp_others                  list of {id, status, reason} for the rest
+    cpu_seconds, programs_per_cpu_second, programs_per_second     of the HumanEval rounds (the last is wall
+    clock) mbpp, mbpp_passed            references judged once, and those that passed mbpp_others
+    list of {id, status, reason} for the rest
 """
 
 import argparse

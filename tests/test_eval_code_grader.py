@@ -1,4 +1,4 @@
-"""From responses to verdicts: extraction, assembly, the reference solutions of real benchmarks, samples files."""
+"""From responses to verdicts: extraction, assembly, real reference solutions, samples files."""
 
 import json
 from pathlib import Path
@@ -204,3 +204,46 @@ def test_every_programming_benchmark_is_listed():
     assert [name for name, b in BENCHMARKS.items() if b.judges == "program"] == [
         *("humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "apps", "codecontests")
     ]
+
+
+@needs_shared
+def test_the_command_line_judges_a_samples_file(tmp_path, capsys):
+    from reasoning_rl.cli import main
+
+    rows = [json.loads(line) for line in (CODE / "humaneval.jsonl").read_text().splitlines()[:3]]
+    samples = [
+        {"task_id": r["task_id"], "completion": c}
+        for r in rows
+        for c in (r["canonical_solution"], "    pass")
+    ]
+    path = samples_file(tmp_path, *samples)
+    source = str(CODE / "humaneval.jsonl")
+    arguments = ["--source", source, "--samples", str(path), "--output-dir", str(tmp_path / "out")]
+    main(["eval", "humaneval", *arguments])
+    assert "50.0%" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out" / "humaneval" / "result.json").read_text())
+    assert result["pass_at"]["2"]["value"] == 1.0 and result["num_missing"] == 161
+    assert result["settings"]["isolation"] in ("namespaces", "landlock", "unsandboxed")
+
+
+def test_without_isolation_the_command_line_asks_first(tmp_path, capsys, monkeypatch):
+    # A real sandbox of the weakest level stands in for a machine that offers nothing.
+    import eval.sandbox
+    from eval.sandbox import Sandbox
+    from reasoning_rl.cli import main
+
+    path = samples_file(tmp_path, {"task_id": "HumanEval/7", "completion": "    return a + b\n"})
+    rows = {"task_id": "HumanEval/7", "prompt": "def add(a, b):\n", "entry_point": "add"}
+    rows |= {"canonical_solution": "    return a + b\n", "test": "def check(f):\n    assert f(1, 2) == 3\n"}
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps(rows) + "\n")
+    arguments = ["eval", "humaneval", "--source", str(source), "--samples", str(path)]
+    arguments += ["--output-dir", str(tmp_path / "out")]
+    with Sandbox("unsandboxed") as weakest:
+        monkeypatch.setattr(eval.sandbox, "isolation", weakest.isolation)
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        assert stop.value.code == 2 and "--allow-unsandboxed" in capsys.readouterr().err
+        main([*arguments, "--allow-unsandboxed"])
+    result = json.loads((tmp_path / "out" / "humaneval" / "result.json").read_text())
+    assert result["settings"]["isolation"] == "unsandboxed" and result["accuracy"]["value"] == 1.0

@@ -159,7 +159,6 @@ def take(values: Any) -> list[Any]:
 
 def run_session(channel: socket.socket) -> NoReturn:
     """Serve the judge, then end without running the program's exit handlers."""
-    sys.stdin, sys.stdout, sys.stderr = _text_file(0), _text_file(1), _text_file(2)
     with contextlib.suppress(wire.Closed):
         Session(channel).serve()
     os._exit(0)

@@ -102,8 +102,8 @@ class Ground:
 def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has_check: bool) -> Outcome:
     """`test` defines check(candidate), which asserts; without `has_check` its own statements assert."""
     try:
-        missing = names.free_names(test) - {entry_point}
         code = compile(test, "<test>", "exec")
+        missing = set() if names.uses_only_its_own(code) else names.free_names(test) - {entry_point}
     except (SyntaxError, ValueError) as error:
         return "error", f"{FAULT}the test does not compile: {error}"
     running = ground.program()

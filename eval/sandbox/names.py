@@ -4,6 +4,7 @@ import ast
 import builtins
 import symtable
 import sys
+import types
 
 TRUSTED_MODULES = frozenset(
     ("bisect", "collections", "copy", "datetime", "functools", "heapq", "itertools", "json", "math")
@@ -11,6 +12,17 @@ TRUSTED_MODULES = frozenset(
 )
 """Modules that a test may use without importing them."""
 assert set(sys.stdlib_module_names) >= TRUSTED_MODULES
+
+
+_USUAL = frozenset(("METADATA", "check", "candidate"))
+
+
+def uses_only_its_own(code: types.CodeType) -> bool:
+    """Return whether compiled code needs no name besides builtins, METADATA and check: true of most tests,
+    and sooner found than `free_names`. False may also mean that it reads an attribute."""
+    if not builtins.__dict__.keys() >= set(code.co_names) - _USUAL:
+        return False
+    return all(uses_only_its_own(part) for part in code.co_consts if isinstance(part, types.CodeType))
 
 
 def free_names(source: str) -> set[str]:

@@ -26,7 +26,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -165,6 +165,10 @@ class Server:
     def confine(self, folders: list[str]) -> None:
         """Put this process under the layers that programs inherit, and prepare theirs."""
         layers, missing = self.report["layers"], self.report["missing"]
+        null = os.open(os.devnull, os.O_RDWR)
+        for target in (0, 1, 2) if "STEPWELL_SANDBOX_DEBUG" not in os.environ else (0, 1):
+            os.dup2(null, target)
+        os.close(null)
         if sys.platform == "linux":
             kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         if sys.platform == "linux" and self.level != "unsandboxed":
@@ -185,6 +189,11 @@ class Server:
                 missing.append(f"seccomp: {error.strerror}")
             if not self.has_namespaces and self.ruleset is not None and self.has_seccomp:
                 self.report["level"] = "landlock"
+        os.environ.update({"HOME": self.scratch, "TMPDIR": self.scratch})
+        tempfile.tempdir = None
+        os.umask(0o077)
+        # Without a process namespace the count is of all this user's processes; the filter refuses forks.
+        _limit(LIMITS if self.has_namespaces else LIMITS[:-1])
         layers.append("rlimits")
 
     def _make_ruleset(self) -> None:
@@ -226,12 +235,11 @@ class Server:
             os.close(descriptor)
 
     def _become_program(self, request: dict[str, Any], descriptors: list[int]) -> NoReturn:
-        null = os.open(os.devnull, os.O_RDWR)
-        standard = descriptors[1:] if request["mode"] == "script" else [null, null]
-        for target, descriptor in enumerate([*standard, null]):
+        # Short on purpose: every page that a fork writes to is copied, and that is most of a program's cost.
+        for target, descriptor in enumerate(descriptors[1:]):
             os.dup2(descriptor, target)
         os.dup2(descriptors[0], 3)
-        channel = socket.socket(fileno=3)
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=3)
         ruleset = self.ruleset
         if ruleset is not None:
             os.dup2(ruleset, 4)
@@ -239,17 +247,17 @@ class Server:
         self.channel.detach()
         os.setsid()
         os.chdir(self.scratch)
-        os.umask(0o077)
-        os.environ.update({"HOME": self.scratch, "TMPDIR": self.scratch})
-        tempfile.tempdir = None
-        _limit(request["memory_mb"], request["cpu_s"])
+        limits = ((resource.RLIMIT_AS, (request["memory_mb"] + BASE_MB) << 20),)
+        _limit((*limits, (resource.RLIMIT_CPU, request["cpu_s"])))
         if self.has_namespaces and os.geteuid() == 0:
             os.setgroups([])
             os.setresgid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
-            os.setresuid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)
-        if self.level != "unsandboxed" and sys.platform == "linux":
+            os.setresuid(PROGRAM_UID, PROGRAM_UID, PROGRAM_UID)  # and with it every capability is gone
+        elif sys.platform == "linux" and self.level != "unsandboxed":
             kernel.drop_capabilities()
-            kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if self.level != "unsandboxed" and sys.platform == "linux":
+            if not self.has_namespaces:  # there, all die with the first process
+                kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
             if ruleset is not None:
                 kernel.landlock_restrict(4)
                 os.close(4)
@@ -322,17 +330,18 @@ def _children() -> list[int]:
         return []
 
 
-def _limit(memory_mb: int, cpu_s: int) -> None:
-    limits = {
-        resource.RLIMIT_AS: (memory_mb + BASE_MB) << 20,
-        resource.RLIMIT_CPU: cpu_s,
-        resource.RLIMIT_FSIZE: MAX_FILE_BYTES,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: 128,
-        resource.RLIMIT_STACK: STACK_BYTES,
-        resource.RLIMIT_NPROC: MAX_PROCESSES,
-    }
-    for which, wanted in limits.items():
+LIMITS = (
+    (resource.RLIMIT_FSIZE, MAX_FILE_BYTES),
+    (resource.RLIMIT_CORE, 0),
+    (resource.RLIMIT_NOFILE, 256),
+    (resource.RLIMIT_STACK, STACK_BYTES),
+    (resource.RLIMIT_NPROC, MAX_PROCESSES),
+)
+"""The same for every program, so this process takes them on for all."""
+
+
+def _limit(limits: Iterable[tuple[int, int]]) -> None:
+    for which, wanted in limits:
         hard = resource.getrlimit(which)[1]
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS
