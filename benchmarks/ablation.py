@@ -13,11 +13,16 @@ tokens: what the most frugal run used in all. Intervals are 95 % Student-t inter
 
 import argparse
 import json
+import math
 import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from data.machine import cpu_count
 
 ARMS: dict[str, dict[str, Any]] = {
     "outcome": {
@@ -43,7 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=32)
-    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs side by side")
+    parser.add_argument("--jobs", type=int, default=cpu_count(), help="runs side by side")
     parser.add_argument("--models", default="outputs/seed{seed}", help="quickstart folder of each seed")
     parser.add_argument("--output-dir", default="outputs/ablation")
     parser.add_argument("--json", metavar="FILE")
@@ -70,9 +75,8 @@ def main() -> None:
 def prepare(folder: str, seed: int) -> None:
     """The quickstart of a seed, unless its models are there."""
     if not (Path(folder) / "prm" / "model" / "config.json").exists():
-        from reasoning_rl.cli import main as stepwell
-
-        stepwell(["quickstart", "--seed", str(seed), "--output-dir", folder])
+        command = [sys.executable, "-m", "reasoning_rl.cli", "quickstart"]
+        subprocess.run([*command, "--seed", str(seed), "--output-dir", folder], check=True)
 
 
 def train(name: str, seed: int, models: str, output_dir: str, iterations: int) -> None:
@@ -131,8 +135,8 @@ def summarise(work: list[tuple[str, int, str, str]], iterations: int, seeds: lis
 
 
 def interval(mean_interval: Any, values: list[float]) -> dict[str, Any]:
-    low, high = mean_interval(values)
-    return {"mean": sum(values) / len(values), "low": low, "high": high, "seeds": values}
+    bounds = [bound if math.isfinite(bound) else None for bound in mean_interval(values)]
+    return {"mean": sum(values) / len(values), "low": bounds[0], "high": bounds[1], "seeds": values}
 
 
 def at_tokens(rows: list[dict[str, float]], name: str, tokens: float) -> float:
@@ -165,6 +169,8 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def shown(estimate: dict[str, Any]) -> str:
+    if estimate["low"] is None:  # a single seed says nothing about the spread
+        return f"{estimate['mean']:.3f}"
     return f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 

@@ -11,6 +11,9 @@ way of decoding, a PRM metric, or seconds of a stage; seeds; versions; machine.
 
 import argparse
 import json
+import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +42,9 @@ def main() -> None:
 def summary_of(folder: str, seed: int) -> dict[str, Any]:
     path = Path(folder) / "summary.json"
     if not path.exists():
-        from reasoning_rl.cli import main as stepwell
-
-        stepwell(["quickstart", "--seed", str(seed), "--output-dir", folder])
+        # A process of its own: peak memory is then this run's alone.
+        command = [sys.executable, "-m", "reasoning_rl.cli", "quickstart"]
+        subprocess.run([*command, "--seed", str(seed), "--output-dir", folder], check=True)
     return json.loads(path.read_text())
 
 
@@ -63,8 +66,8 @@ def collect(summaries: list[dict[str, Any]]) -> dict[str, list[float]]:
 
 
 def row(values: list[float]) -> dict[str, Any]:
-    low, high = mean_interval(values)
-    return {"values": values, "mean": sum(values) / len(values), "low": low, "high": high}
+    bounds = [bound if math.isfinite(bound) else None for bound in mean_interval(values)]
+    return {"values": values, "mean": sum(values) / len(values), "low": bounds[0], "high": bounds[1]}
 
 
 def table(rows: dict[str, dict[str, Any]], seeds: list[int]) -> str:
@@ -73,7 +76,9 @@ def table(rows: dict[str, dict[str, Any]], seeds: list[int]) -> str:
     for name, entry in rows.items():
         digits = 0 if name.startswith(("seconds", "peak")) else 3
         cells = [f"{value:.{digits}f}" for value in entry["values"]]
-        interval = f"{entry['mean']:.{digits}f} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+        interval = f"{entry['mean']:.{digits}f}"
+        if entry["low"] is not None:
+            interval += f" [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
         lines.append(f"| {name} | {' | '.join(cells)} | {interval} |")
     return "\n".join(lines)
 

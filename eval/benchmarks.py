@@ -172,7 +172,8 @@ def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
 
     It finds the answer by the benchmark's conventions and compares it with the problem's, or runs the program
     that is the response in the sandbox; without either the verdict is wrong, reason NO_ANSWER. `timeout_s`
-    bounds one comparison (2 s unless given) or the tests of one program (10 s).
+    bounds one comparison or the tests of one program; 10 s unless given, so that a busy machine changes no
+    verdict.
     """
     benchmark = get_benchmark(name)
     if benchmark.judges == "program":
@@ -189,7 +190,7 @@ def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
         answer = extract_answer(response, benchmark.chain)
         if answer is None:
             return Verdict("wrong", NO_ANSWER)
-        return grade(problem.answer, answer, timeout_s=timeout_s or 2.0)
+        return grade(problem.answer, answer, timeout_s=timeout_s or 10.0)
 
     return judge
 

@@ -35,7 +35,7 @@ POINTS = (
 
 
 def compare(gold: str, prediction: str) -> tuple[str, str]:
-    """Return (status, reason) for two LaTeX expressions, as math-verify and a 40-digit check see them."""
+    """Return (status, reason) for two LaTeX expressions: compared exactly, else as math-verify sees them."""
     from math_verify import parse, verify
 
     golds = parse(f"${gold}$", parsing_timeout=None)

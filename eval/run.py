@@ -108,21 +108,26 @@ def evaluate(
 def read_samples(path: str | Path, problems: Sequence[Problem]) -> dict[str, list[str]]:
     """Return problem id -> responses, from rows {id, response} with an optional 0-based index `sample`.
 
-    human-eval's rows {task_id, completion} and EvalPlus' {task_id, solution} are read as they are; a task_id
-    that is a number stands for the problem whose id ends in it.
-    Rows of one problem are put in the order of `sample`, else kept in the order of the file. A problem
-    without rows is absent: `evaluate` reports how many are. Raises UserError with file and line for broken
-    JSON, a missing or mistyped field, an unknown id, a sample given twice, rows with and without index.
+    `problem`, the problem's text, may stand in place of `id`; only white space may differ. human-eval's rows
+    {task_id, completion} and EvalPlus' {task_id, solution} are read as they are; a task_id that is a number
+    stands for the problem whose id ends in it. Rows of one problem are put in the order of `sample`, else
+    kept in the order of the file. A problem without rows is absent: `evaluate` reports how many are. Raises
+    UserError with file and line for broken JSON, a missing or mistyped field, an unknown id, a sample given
+    twice, rows with and without index.
     """
     assert problems, "no problems to read samples for"
     known = {p.id for p in problems}
     numbers = {p.id.rpartition("/")[2]: p.id for p in problems}
+    by_text = {" ".join(p.text.split()): p.id for p in problems}
     found: dict[str, dict[int, str]] = {}
     lines: dict[tuple[str, int], int] = {}
     indexed: dict[str, bool] = {}
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
-        name, response = _sample(row, where)
+        if "problem" in row and "id" not in row and "task_id" not in row:
+            name, response = _by_text(row, by_text, where), _text_field(row, "response", where)
+        else:
+            name, response = _sample(row, where)
         if name not in known and name.isdigit():
             name = numbers.get(name, name)
         if name not in known:
@@ -175,6 +180,18 @@ def _own_settings(
     return own | {"prompts": prompts, "sampling": asdict(sampling), "batch_size": batch_size}
 
 
+def _by_text(row: Row, ids: Mapping[str, str], where: str) -> str:
+    """Problem id of a row that gives the problem's text."""
+    text = " ".join(_text_field(row, "problem", where).split())
+    if text not in ids:
+        shown = text if len(text) <= 60 else text[:60] + "..."
+        raise UserError(
+            f"{where}: problem '{shown}' is none of the {len(ids)} problems; "
+            "check the benchmark, split and limit"
+        )
+    return ids[text]
+
+
 def _sample(row: Row, where: str) -> tuple[str, str]:
     """Problem id and response of a row of a samples file."""
     if "task_id" not in row:
@@ -186,7 +203,7 @@ def _sample(row: Row, where: str) -> tuple[str, str]:
     return _text_field(row, "task_id", where), _text_field(row, field, where, "task_id, completion")
 
 
-def _text_field(row: Row, field: str, where: str, expected: str = "id, response") -> str:
+def _text_field(row: Row, field: str, where: str, expected: str = "id (or problem) and response") -> str:
     if field not in row:
         raise UserError(f"{where}: no field '{field}' (has: {', '.join(row) or 'none'}); expected {expected}")
     if not isinstance(row[field], str):

@@ -110,11 +110,13 @@ def list_checkpoints(run_dir: str | Path) -> list[Path]:
 
 
 def refuse_used_folder(run_dir: str | Path) -> None:
-    """Raise UserError when the folder holds checkpoints. Call it before loading a model."""
+    """Raise UserError when the folder holds checkpoints or a model. Call it before loading a model."""
     if list_checkpoints(run_dir):
         raise UserError(
             f"{run_dir}: holds the checkpoints of an earlier run; add --resume or change output_dir"
         )
+    if (Path(run_dir) / "model").exists():
+        raise UserError(f"{run_dir}: holds the model of an earlier run; choose another output_dir")
 
 
 def verify_checkpoint(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,6 @@ u alone, so a run that was killed continues to the same numbers.
 import hashlib
 import itertools
 import math
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data.errors import UserError
+from data.machine import peak_rss_mb
 from data.protocols import MetricLog
 from data.settings import Settings
 from prm.batching import drop_overlong, plan_micro_batches
@@ -341,7 +341,7 @@ class _Progress:
             metrics["train/grad_norm"] = grad_norm / updates
         metrics["time/train_seconds"] = self.seconds
         metrics["time/train_tokens_per_second"] = tokens / self.seconds
-        metrics["memory/peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        metrics["memory/peak_rss_mb"] = peak_rss_mb()
         self.window, self.seconds = _Window(), 0.0
         return metrics
 

@@ -73,7 +73,7 @@ def new_prm(
     config.step_joiner, config.prm_format = joiner, FORMAT
     try:
         if isinstance(backbone, str | Path) and not str(backbone).endswith(".json"):
-            prm = _load(backbone, lambda: _token_classifier(backbone, config=config))
+            prm = load_or_refuse(backbone, lambda: _token_classifier(backbone, config=config))
         else:
             prm = AutoModelForTokenClassification.from_config(config, dtype=torch.float32)
     except ValueError as error:
@@ -110,15 +110,17 @@ def _silence_new_layers(base: nn.Module, names: Sequence[str]) -> None:
 
 
 def load_backbone(path: str | Path) -> PreTrainedModel:
-    """Return a pretrained causal LM in float32. Raises UserError when it cannot be read."""
+    """Return a pretrained causal LM in float32. Raises UserError when it cannot be read or is a PRM."""
     from transformers import AutoModelForCausalLM
 
-    return _load(path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
+    if is_stepwell_prm(path):
+        raise UserError(f"{path}: a process reward model where a language model is needed")
+    return load_or_refuse(path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
 
 
 def load_prm(path: str | Path) -> PreTrainedModel:
     """Return a saved PRM in float32. Raises UserError when it cannot be read or is none of this format."""
-    prm = _load(path, lambda: _token_classifier(path))
+    prm = load_or_refuse(path, lambda: _token_classifier(path))
     if prm.config.num_labels != 2 or getattr(prm.config, "prm_format", None) != FORMAT:
         raise UserError(
             f"{path}: no process reward model of this project (config.prm_format is "
@@ -134,17 +136,17 @@ def is_stepwell_prm(path: str | Path) -> bool:
 
 def load_config(path: str | Path) -> PretrainedConfig:
     """Return a model config from a config.json or its folder. Raises UserError when it cannot be read."""
-    return _load(path, lambda: AutoConfig.from_pretrained(path))
+    return load_or_refuse(path, lambda: AutoConfig.from_pretrained(path, trust_remote_code=False))
 
 
 def load_tokenizer(path: str | Path) -> Any:
     """Return a fast tokenizer from a folder or hub id. Raises UserError when there is none."""
-    declared = _load(path, lambda: get_tokenizer_config(str(path))).get("tokenizer_class")
+    declared = load_or_refuse(path, lambda: get_tokenizer_config(str(path))).get("tokenizer_class")
     # AutoTokenizer distrusts this declaration beside some model types (qwen2 for one) and then applies that
     # model's own splitting rules to our vocabulary; the saved tokenizer.json is what the model learned from.
     is_generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
     reader = PreTrainedTokenizerFast if is_generic else AutoTokenizer
-    tokenizer = _load(path, lambda: reader.from_pretrained(path))
+    tokenizer = load_or_refuse(path, lambda: reader.from_pretrained(path))
     if not tokenizer.is_fast:
         raise UserError(f"{path}: the tokenizer has no fast version, which step offsets need")
     return tokenizer
@@ -191,7 +193,7 @@ def encode_solutions(
         # Tokens that a template puts after the text (EOS, SEP) would sit behind the last step for no reason.
         while special and special[-1] and offsets[-1] == (0, 0):
             tokens, offsets, special = tokens[:-1], offsets[:-1], special[:-1]
-        ends = step_end_tokens(spans, _char_ends(offsets, len(text)))
+        ends = step_end_tokens(spans, char_ends(offsets, len(text)))
         keep = len(tokens) if max_length is None else min(len(tokens), max_length)
         ends = [end if end is not None and end < keep else None for end in ends]
         out.append(EncodedSolution(tokens[:keep], ends, name))
@@ -266,7 +268,7 @@ def _token_classifier(path: str | Path, **options: Any) -> PreTrainedModel:
         logging.set_verbosity(level)
 
 
-def _char_ends(offsets: Sequence[tuple[int, int]], length: int) -> list[int]:
+def char_ends(offsets: Sequence[tuple[int, int]], length: int) -> list[int]:
     """Characters complete after each token: all before the next token starts.
 
     So a character spread over several tokens ends at the last of them, and white space that the tokenizer
@@ -275,7 +277,7 @@ def _char_ends(offsets: Sequence[tuple[int, int]], length: int) -> list[int]:
     return list(itertools.accumulate([start for start, _ in offsets[1:]] + [length], max))
 
 
-def _load(path: str | Path, read: Any) -> Any:
+def load_or_refuse(path: str | Path, read: Any) -> Any:
     if not Path(path).exists() and (isinstance(path, Path) or _is_surely_local(path)):
         raise UserError(f"{path}: no such file or folder (working folder: {Path.cwd()})")
     try:

@@ -4,11 +4,13 @@ scorer = LocalScorer.load("runs/prm/model")
 scorer.score(["2 + 2?"], [["2 + 2 = 4", "The answer is 4."]])   # [[0.97, 0.95]]
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prm.batching import cut_by_tokens
@@ -27,9 +29,8 @@ from prm.model import (
 class LocalScorer:
     """A StepScorer over a two-class token classifier in this process.
 
-    joiner: the text between steps, as in training. max_batch_tokens: padded tokens of one forward; about 1024
-    keeps a CPU's caches warm, a GPU wants 32 times that. max_length: tokens of one solution, at most the
-    model's context; steps beyond it score None.
+    joiner: the text between steps, as in training. max_batch_tokens: padded tokens of one forward.
+    max_length: tokens of one solution, at most the model's context; steps beyond it score None.
     """
 
     def __init__(
@@ -61,33 +62,65 @@ class LocalScorer:
         encoded = encode_solutions(
             self.tokenizer, problems, solutions, joiner=self.joiner, max_length=self.max_length
         )
-        results: list[list[float | None]] = [[None] * len(solution.step_ends) for solution in encoded]
-        scored = [i for i, solution in enumerate(encoded) if any(e is not None for e in solution.step_ends)]
-        scored.sort(key=lambda i: -len(encoded[i]))
-        was_training = self.model.training
-        self.model.eval()
-        try:
-            for group in cut_by_tokens(scored, [len(s) for s in encoded], self.max_batch_tokens):
-                self._score_batch([encoded[i] for i in group], [results[i] for i in group])
-        finally:
-            self.model.train(was_training)
-        return results
+        with scoring(self.model):
+            return score_in_batches(encoded, self._read, self.max_batch_tokens)
 
-    @torch.inference_mode()
-    def _score_batch(self, batch: Sequence[EncodedSolution], results: Sequence[list[float | None]]) -> None:
-        """Write the scores of one forward into `results`."""
-        places = [
-            (row, step, end)
-            for row, solution in enumerate(batch)
-            for step, end in enumerate(solution.step_ends)
-            if end is not None
-        ]
+    def _read(self, batch: Sequence[EncodedSolution], rows: Tensor, columns: Tensor) -> Tensor:
         input_ids, attention_mask = pad_right(batch)
         device = self.model.device
-        rows = torch.tensor([row for row, _, _ in places], device=device)
-        columns = torch.tensor([end for _, _, end in places], device=device)
         logits = step_logits(
-            self.model, input_ids.to(device), attention_mask.to(device), rows, columns
+            self.model,
+            input_ids.to(device),
+            attention_mask.to(device),
+            rows.to(device),
+            columns.to(device),
         )  # (N, 2)
-        for (row, step, _), score in zip(places, logits.softmax(-1)[:, 1].tolist(), strict=True):
-            results[row][step] = score
+        return logits.softmax(-1)[:, 1]
+
+
+def score_in_batches(
+    encoded: Sequence[Any],
+    read: Callable[[Sequence[Any], Tensor, Tensor], Tensor],
+    max_batch_tokens: int,
+) -> list[list[float | None]]:
+    """Return what `read` says of every step of every solution, in the order given; None where none is read.
+
+    A solution has `input_ids`, and in `step_ends` the index at which each step is read, or None.
+    Solutions of like length share a forward of at most `max_batch_tokens` padded tokens. `read` gets a batch
+    and the N places (rows (N,), columns (N,) i64) to read in it, and returns their scores (N,).
+    """
+    results: list[list[float | None]] = [[None] * len(solution.step_ends) for solution in encoded]
+    wanted = [i for i, solution in enumerate(encoded) if any(end is not None for end in solution.step_ends)]
+    wanted.sort(key=lambda i: -len(encoded[i]))
+    for group in cut_by_tokens(wanted, [len(solution) for solution in encoded], max_batch_tokens):
+        places = [
+            (row, step, end)
+            for row, i in enumerate(group)
+            for step, end in enumerate(encoded[i].step_ends)
+            if end is not None
+        ]
+        rows = torch.tensor([row for row, _, _ in places])
+        columns = torch.tensor([end for _, _, end in places])
+        with torch.inference_mode():
+            scores = read([encoded[i] for i in group], rows, columns).tolist()
+        for (row, step, _), score in zip(places, scores, strict=True):
+            results[group[row]][step] = score
+    return results
+
+
+@contextmanager
+def scoring(*models: nn.Module) -> Iterator[None]:
+    """Put models into evaluation mode, and back into the mode they were in."""
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+
+
+def default_batch_tokens(device: torch.device) -> int:
+    """Padded tokens of one forward: about 1024 keeps a CPU's caches warm, a GPU wants 32 times that."""
+    return 1024 if device.type == "cpu" else 32768

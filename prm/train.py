@@ -145,6 +145,8 @@ def train_prm(
         raise UserError("give exactly one of model and model_config_file")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
+    if not resume:
+        refuse_used_folder(config.output_dir)
     solutions = read_steps(config.data, config.format, neutral=config.neutral, split=config.split)
     if config.eval_data:
         held_out = read_steps(

@@ -25,6 +25,8 @@ class Verb:
     settings: Callable[[], "type[Settings]"]
     run: Callable[[list[str]], None]
     example: str
+    more: tuple[str, Callable[[], "type[Settings]"]] | None = None
+    """A second list of options, with its heading."""
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -92,9 +94,15 @@ def verb_help(name: str) -> str:
     ]
     if name in RESUMABLE:
         lines += ["  --resume", "      continue from the newest checkpoint in the output folder"]
-    for option, text in describe(verb.settings()):
-        lines.append(f"  {option}")
-        lines += textwrap.wrap(text, 96, initial_indent="      ", subsequent_indent="      ")
+    lists = [describe(verb.settings())]
+    if verb.more:
+        lists.append(describe(verb.more[1]()))
+    for number, options in enumerate(lists):
+        if number:
+            lines += ["", verb.more[0] if verb.more else ""]
+        for option, text in options:
+            lines.append(f"  {option}")
+            lines += textwrap.wrap(text, 96, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines) + "\n"
 
 
@@ -120,6 +128,30 @@ def _eval_settings() -> "type[Settings]":
     from reasoning_rl.config import EvalConfig
 
     return EvalConfig
+
+
+def _prm_eval_settings() -> "type[Settings]":
+    from reasoning_rl.config import PRMEvalConfig
+
+    return PRMEvalConfig
+
+
+def _inspect_settings() -> "type[Settings]":
+    from reasoning_rl.config import InspectConfig
+
+    return InspectConfig
+
+
+def _score_settings() -> "type[Settings]":
+    from reasoning_rl.scoring import ScoreConfig
+
+    return ScoreConfig
+
+
+def _show_settings() -> "type[Settings]":
+    from reasoning_rl.step_map import ShowConfig
+
+    return ShowConfig
 
 
 def _quickstart_settings() -> "type[Settings]":
@@ -150,6 +182,24 @@ def _eval(args: list[str]) -> None:
     from reasoning_rl.commands import run_eval
 
     run_eval(args)
+
+
+def _data(args: list[str]) -> None:
+    from reasoning_rl.commands import run_data
+
+    run_data(args)
+
+
+def _score(args: list[str]) -> None:
+    from reasoning_rl.commands import run_score
+
+    run_score(args)
+
+
+def _show(args: list[str]) -> None:
+    from reasoning_rl.commands import run_show
+
+    run_show(args)
 
 
 def _quickstart(args: list[str]) -> None:
@@ -191,10 +241,32 @@ VERBS: dict[str, Verb] = {
     ),
     "eval": Verb(
         "evaluate",
-        "accuracy on a benchmark, from a model or from existing samples",
+        "a benchmark: accuracy of a model or of samples, or what step scores find",
         _eval_settings,
         _eval,
         "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
+        more=("options of the step benchmarks (stepwell eval processbench --prm PATH)", _prm_eval_settings),
+    ),
+    "data": Verb(
+        "look",
+        "inspect FILE: the step labels it holds, the benchmarks that share its problems",
+        _inspect_settings,
+        _data,
+        "stepwell data inspect steps.jsonl --against processbench/ math500.jsonl",
+    ),
+    "score": Verb(
+        "evaluate",
+        "score every step of solutions with any published process reward model",
+        _score_settings,
+        _score,
+        "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
+    ),
+    "show": Verb(
+        "evaluate",
+        "step map of scored solutions, in the terminal or as a page",
+        _show_settings,
+        _show,
+        "stepwell show scored.jsonl --html map.html",
     ),
 }
 

@@ -7,15 +7,24 @@ from pathlib import Path
 from accelerate import Accelerator
 from rich.console import Console
 
-from data.errors import UserError
+from data.errors import UserError, did_you_mean
 from data.protocols import MetricLog
 from data.settings import Settings
-from reasoning_rl.compose import evaluate_benchmark, train_ppo
-from reasoning_rl.config import EvalConfig, PPOConfig, QuickstartConfig
-from reasoning_rl.live import Live, table_text
-from reasoning_rl.options import parse
+from reasoning_rl.compose import evaluate_benchmark, evaluate_prm, train_ppo
+from reasoning_rl.config import (
+    PRM_BENCHMARKS,
+    EvalConfig,
+    InspectConfig,
+    PPOConfig,
+    PRMEvalConfig,
+    QuickstartConfig,
+)
+from reasoning_rl.live import Live, grid_text, table_text
+from reasoning_rl.options import parse, several_values
 from reasoning_rl.telemetry import RunLog, read_metrics
 
+TERMINAL_LIMIT = 10
+"""Step maps shown in the terminal unless told otherwise."""
 FIT_SHOWN = {"train/loss": "loss", "train/lr": "lr", "time/train_tokens_per_second": "tokens/s"}
 PPO_SHOWN = {
     "reward/outcome": "outcome",
@@ -116,16 +125,22 @@ def run_ppo_command(args: list[str]) -> None:
 def run_eval(args: list[str]) -> None:
     """`stepwell eval BENCHMARK`."""
     from eval.benchmarks import BENCHMARKS, get_benchmark
+    from eval.prm_benchmarks import PRM_BENCHMARKS as STEP_BENCHMARKS
 
     if "--list" in args:
-        for name, benchmark in BENCHMARKS.items():
-            Console().print(f"  {name:<14} {benchmark.description}")
+        for name, benchmark in {**BENCHMARKS, **STEP_BENCHMARKS}.items():
+            Console().print(f"  {name:<16} {benchmark.description}", soft_wrap=True)
+        return
+    words = {word.partition("=")[0] for word in args}
+    if words & {"--prm", "--scores", *PRM_BENCHMARKS}:
+        run_prm_eval(args)
         return
     parsed = parse(args, EvalConfig, positional=1, flags=["allow_unsandboxed"])
     if "allow_unsandboxed" in parsed.flags:
         parsed.values["allow_unsandboxed"] = True
     if not parsed.positional:
-        raise UserError(f"which benchmark? stepwell eval NAME; known: {', '.join(BENCHMARKS)}")
+        known = ", ".join([*BENCHMARKS, *PRM_BENCHMARKS])
+        raise UserError(f"which benchmark? stepwell eval NAME; known: {known}")
     name = parsed.positional[0]
     get_benchmark(name)
     config = EvalConfig.from_dict(parsed.values, parsed.where)
@@ -138,6 +153,101 @@ def run_eval(args: list[str]) -> None:
         result = evaluate_benchmark(name, config, device=make_accelerator().device, on_progress=on_progress)
     Console().print(table_text(result.rows()), highlight=False)
     Console().print(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
+
+
+def run_prm_eval(args: list[str]) -> None:
+    """`stepwell eval BENCHMARK` of step scores."""
+    parsed = parse(args, PRMEvalConfig, positional=1)
+    if not parsed.positional:
+        raise UserError(f"which benchmark? stepwell eval NAME; known: {', '.join(PRM_BENCHMARKS)}")
+    name = parsed.positional[0]
+    if name not in PRM_BENCHMARKS:
+        raise UserError(f"benchmark '{name}' of step scores is unknown{did_you_mean(name, PRM_BENCHMARKS)}")
+    config = PRMEvalConfig.from_dict(parsed.values, parsed.where)
+    with Live(f"eval {name}", 1) as live:
+
+        def on_progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
+            live.total = total
+            live.show(done, numbers)
+
+        device = make_accelerator().device if config.prm else "cpu"
+        result, page = evaluate_prm(name, config, device=device, on_progress=on_progress)
+    for table in result.tables:
+        _say_plainly(f"{table.title}\n{grid_text(table.shown())}")
+    for note in result.notes:
+        _say_plainly(f"note: {note}")
+    _say_plainly(f"tables and pictures: {page}")
+
+
+def run_data(args: list[str]) -> None:
+    """`stepwell data inspect FILE`."""
+    from data.inspect import inspect_steps
+    from reasoning_rl.inspection_text import inspection_text
+
+    parsed = parse(several_values(args, "--against"), InspectConfig, positional=2)
+    if parsed.positional[:1] != ["inspect"]:
+        raise UserError("what about the data? stepwell data inspect FILE")
+    if len(parsed.positional) < 2:
+        raise UserError("which file? stepwell data inspect FILE [--against FILE ...]")
+    config = InspectConfig.from_dict(parsed.values, parsed.where)
+    report = inspect_steps(
+        parsed.positional[1],
+        config.format,
+        neutral=config.neutral,
+        split=config.split,
+        against=config.against,
+        num_examples=config.examples,
+    )
+    _say_plainly(inspection_text(report))
+
+
+def run_score(args: list[str]) -> None:
+    """`stepwell score`."""
+    from prm.formats import FORMATS
+    from reasoning_rl.scoring import ScoreConfig, score_solutions
+
+    if "--list" in args:
+        for name, spec in FORMATS.items():
+            Console().print(f"  {name:<26} {', '.join(spec.models)}", highlight=False)
+        return
+    parsed = parse(args, ScoreConfig)
+    config = ScoreConfig.from_dict(parsed.values, parsed.where)
+    with Live("score", None) as live:
+
+        def on_progress(done: int, total: int) -> None:
+            live.total = total
+            live.show(done, {})
+
+        summary = score_solutions(config, device=make_accelerator().device, on_progress=on_progress)
+    Console().print(table_text(summary.rows()), highlight=False)
+    text = f"scored: {config.output} (see it: stepwell show {config.output})"
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def run_show(args: list[str]) -> None:
+    """`stepwell show FILE`."""
+    from data.files import write_atomically
+    from reasoning_rl.step_map import ShowConfig, choose, read_scored, terminal_map
+    from reasoning_rl.step_map_html import page
+
+    parsed = parse(args, ShowConfig, positional=1)
+    config = ShowConfig.from_dict(parsed.values, parsed.where)
+    if not parsed.positional:
+        raise UserError("which file? stepwell show scored.jsonl; `stepwell score` writes one")
+    path = parsed.positional[0]
+    solutions = read_scored(path, threshold=config.threshold)
+    if config.html is not None:
+        chosen = choose(solutions, name=config.id, limit=config.limit)
+        write_atomically(config.html, page(chosen, Path(path).name))
+        count = "1 solution" if len(chosen) == 1 else f"{len(chosen)} solutions"
+        Console().print(f"{count}: {config.html}", highlight=False, markup=False)
+        return
+    chosen = choose(solutions, name=config.id, limit=config.limit or TERMINAL_LIMIT)
+    console = Console()
+    for solution in chosen:
+        console.print(terminal_map(solution))
+    if len(chosen) < len(solutions) and config.id is None:
+        console.print(f"{len(chosen)} of {len(solutions)} solutions; --limit shows more", highlight=False)
 
 
 def run_quickstart_command(args: list[str]) -> None:
@@ -173,6 +283,11 @@ def _with_live_log(
             live.watch(iteration, metrics)
 
         return train(RunLog(output_dir, watch=watch))
+
+
+def _say_plainly(text: str) -> None:
+    """Print text that may hold brackets and wide tables: no markup, no line breaks of rich's own."""
+    Console().print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _say(accelerator: Accelerator, text: str) -> None:

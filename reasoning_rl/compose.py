@@ -4,6 +4,7 @@ With commands.py and quickstart.py the only modules of this package that know th
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,31 @@ from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.prompts import get_template, render
-from data.protocols import Grader, MetricLog
+from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
+from eval.prm_benchmarks.items import (
+    CONTROL,
+    Item,
+    attach_scores,
+    load_items,
+    read_scores,
+    with_scores,
+    write_scores,
+)
+from eval.prm_benchmarks.panels import make_panels
+from eval.prm_benchmarks.registry import check_threshold, get_prm_benchmark, measure
+from eval.prm_benchmarks.report import write_report
+from eval.prm_benchmarks.result import BenchmarkResult
 from eval.run import EvalResult, evaluate, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
-from prm.model import load_backbone, load_prm, load_tokenizer
+from prm.formats import load
+from prm.formats.load import Loaded
+from prm.model import load_backbone, load_tokenizer
 from prm.scorer import LocalScorer
-from reasoning_rl.config import EvalConfig, PPOConfig
+from reasoning_rl.config import EvalConfig, PPOConfig, PRMEvalConfig
 from reasoning_rl.models import critic_from_policy, critic_from_prm
 from reasoning_rl.ppo import Learner, run_ppo
 from reasoning_rl.ptx import Demonstrations
@@ -49,16 +65,13 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = load_backbone(config.policy)
-    scorer, prm = None, None
-    if config.prm is not None:
-        prm = load_prm(config.prm)
-        scorer = LocalScorer(prm.to(accelerator.device).eval(), load_tokenizer(config.prm))
+    scorer = _training_scorer(config, accelerator.device)
     learner = Learner(
         config,
         accelerator,
         policy=policy,
         reference=reference,
-        critic=_critic(config, policy, tokenizer, prm, scorer),
+        critic=_critic(config, policy, tokenizer, scorer),
     )
     run_ppo(
         config,
@@ -80,18 +93,33 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     return folder
 
 
+def _training_scorer(config: PPOConfig, device: Any) -> StepScorer | None:
+    """Step rewards are made from probabilities: a PRM whose scores are on a scale of their own is refused."""
+    if config.prm is None:
+        return None
+    loaded = load_step_scorer(config.prm, config.prm_format, device=device)
+    if not loaded.format.is_probability:
+        raise UserError(
+            f"{config.prm}: format '{loaded.format.name}' gives raw scores, and step rewards need "
+            "probabilities in [0, 1]; take a format with another readout (docs/formats.md)"
+        )
+    return loaded.scorer
+
+
 def _critic(
-    config: PPOConfig, policy: PreTrainedModel, tokenizer: Any, prm: Any, scorer: LocalScorer | None
+    config: PPOConfig, policy: PreTrainedModel, tokenizer: Any, scorer: StepScorer | None
 ) -> PreTrainedModel:
     """The critic reads the policy's tokens, so it can start from the PRM only where the two share them."""
     if config.critic.init == "policy" or scorer is None:
         return critic_from_policy(policy)
+    if not isinstance(scorer, LocalScorer):
+        raise UserError("critic.init: prm needs a reward model trained here; set critic.init: policy")
     if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             "critic.init: prm needs a reward model with the policy's tokenizer, and theirs differ; "
             "set critic.init: policy (the reward model itself may use any tokenizer)"
         )
-    return critic_from_prm(prm)
+    return critic_from_prm(scorer.model)
 
 
 def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Problem], list[Problem]]:
@@ -224,3 +252,76 @@ def evaluate_benchmark(
         batch_size=max(1, config.max_batch // config.num_samples),
         **common,
     )
+
+
+def evaluate_prm(
+    name: str,
+    config: PRMEvalConfig,
+    *,
+    device: Any = "cpu",
+    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+) -> tuple[BenchmarkResult, Path]:
+    """Score a benchmark's steps, or take existing scores, and measure; everything goes to output_dir/name/.
+
+    Returns the numbers and the path of the page. Raises UserError before a model is loaded for data that is
+    missing or broken.
+    """
+    items = load_items(name, get_prm_benchmark(name).formats, config.data, limit=config.limit)
+    check_threshold(name, items, config.threshold)
+    folder = Path(config.output_dir) / name
+    if config.scores is not None:
+        items = attach_scores(items, read_scores(config.scores))
+    else:
+        scorer = load_step_scorer(
+            config.prm or "", config.prm_format, device=device, max_batch_tokens=config.max_batch_tokens
+        ).scorer
+        items = with_scores(items, score_items(scorer, items, on_progress))
+        write_scores(folder / "scores.jsonl", items)
+    result = measure(name, items, config.threshold)
+    reported = [item for item in items if item.subset != CONTROL]
+    threshold = config.threshold
+    if isinstance(threshold, str):
+        # The pictures need one number: that of the first subset, which "gsm8k" gives to all.
+        threshold = next(iter(result.metrics["subsets"].values()))["threshold"]
+    panels = make_panels(reported, threshold)
+    if unscored := int(panels.steps["unscored_steps"]):
+        note = (
+            f"{unscored} labelled steps have no score (too long for the model?): they are in no step number "
+            "and never the first step called wrong"
+        )
+        result = replace(result, notes=(*result.notes, note))
+    page = write_report(folder, result, panels, reported, settings=config.model_dump(mode="json"))
+    return result, page
+
+
+def load_step_scorer(
+    path: str,
+    prm_format: str | None = None,
+    *,
+    device: Any = "cpu",
+    max_batch_tokens: int | None = None,
+) -> Loaded:
+    """Load a reward model of any format; one that writes critiques samples them with transformers."""
+    return load(
+        path,
+        prm_format,
+        device=device,
+        max_batch_tokens=max_batch_tokens,
+        make_generator=lambda model, tokenizer: HFGenerator(model, tokenizer),
+    )
+
+
+def score_items(
+    scorer: StepScorer,
+    items: list[Item],
+    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    chunk: int = 256,
+) -> list[list[float | None]]:
+    """Return the scores of all items, in order; enough of them at a time to sort by length."""
+    scores: list[list[float | None]] = []
+    for start in range(0, len(items), chunk):
+        part = [item.solution for item in items[start : start + chunk]]
+        scores += scorer.score([one.problem for one in part], [one.steps for one in part])
+        if on_progress is not None:
+            on_progress(len(scores), len(items), {})
+    return scores

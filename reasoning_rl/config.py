@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
+from data.step_readers import NeutralPolicy
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -77,6 +78,7 @@ class CriticConfig(Settings):
     pretrain_iterations: Whole = 2
     """First iterations in which the critic alone learns, on Monte-Carlo returns, under a frozen policy."""
     learning_rate: Positive = 1.65e-6
+    """Peak rate of the critic's AdamW."""
     value_clip_range: Positive | None = 0.2
     """Bound on the change of a value within one iteration."""
     value_norm: bool = False
@@ -85,32 +87,43 @@ class CriticConfig(Settings):
 
 class UpdateConfig(Settings):
     epochs: Count = 1
+    """Passes over each rollout batch."""
     minibatch_size: Count = 32
     """Responses per optimiser update, over all processes; must divide the rollout batch."""
     micro_batch_tokens: Count = 16_384
     """Tokens of one forward pass, padding included. Changes memory and speed, never the numbers."""
     learning_rate: Positive = 5e-7
+    """Peak rate of the policy's AdamW."""
     warmup_iterations: Whole = 0
+    """Iterations over which both rates rise from 0."""
     schedule: Literal["constant", "linear"] = "constant"
     """linear: both rates fall to a tenth at the last iteration."""
     gamma: Fraction = 1.0
+    """Discount per token; 1 for tasks that end."""
     lam: Fraction = 0.95
     """GAE lambda of the policy's advantages."""
     critic_lam: Fraction | None = None
     """GAE lambda of the critic's targets; off takes `lam` (decoupled GAE: 1.0, arXiv 2503.01491)."""
     clip_range: Positive | None = 0.2
+    """PPO's bound on the change of a token's probability ratio, both ways; off never clips."""
     clip_range_high: Positive | None = None
     """Upper clip, where it differs (0.28 in arXiv 2503.14476)."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Bound on the loss of a token with a negative advantage, in advantages (arXiv 1912.09729)."""
     advantage_norm: bool = False
     """Whiten advantages over the whole batch and all processes."""
     advantage_clip: Positive | None = None
+    """Bound on an advantage, after whitening where that is on."""
     entropy_coef: NonNegative = 0.0
+    """Weight of an entropy bonus."""
     ptx_coef: NonNegative = 0.0
     """Weight of next-token loss on demonstrations (PPO-ptx): what keeps general ability."""
     max_grad_norm: Positive = 1.0
+    """Clip the global gradient norm of each model to this."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW moment decays of both optimisers."""
     weight_decay: NonNegative = 0.0
+    """AdamW weight decay of both optimisers."""
 
 
 class PPOConfig(Settings):
@@ -122,6 +135,8 @@ class PPOConfig(Settings):
     """Folder or hub id of the policy, normally after SFT."""
     prm: str | None = None
     """Folder or hub id of the process reward model; off trains on the outcome alone (reward.form none)."""
+    prm_format: str | None = None
+    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
     problems: str = "arithmetic"
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None
@@ -133,8 +148,11 @@ class PPOConfig(Settings):
     demonstrations: str | None = None
     """File of prompt/response rows for ptx_coef."""
     output_dir: str = "outputs/ppo"
+    """Metrics and checkpoints go there, the trained policy to model/ in it."""
     seed: Whole = 0
+    """Seeds problems, sampling and the order of minibatches."""
     iterations: Count = 100
+    """Rollout-and-update rounds."""
     validate_every: Whole = 10
     """Iterations between validations on held-out problems; 0 validates at the end only."""
     num_validation: Whole = 200
@@ -142,6 +160,7 @@ class PPOConfig(Settings):
     save_every: Whole = 10
     """Iterations between checkpoints; 0 saves at the end only."""
     keep_checkpoints: Count = 2
+    """Newest checkpoints to keep."""
     reference_ema: Fraction = 0.0
     """eta of reference <- (1 - eta) reference + eta actor after each iteration; 0 freezes the reference."""
     rollout: RolloutConfig = RolloutConfig()
@@ -235,7 +254,7 @@ class EvalConfig(Settings):
     model: str | None = None
     """Folder or hub id of the model to sample from."""
     samples: str | None = None
-    """JSON lines of existing responses: {"id": problem id, "response": text}, one or more a problem."""
+    """JSON lines {"id" (or "problem", its text), "response"} of existing responses, one or more a problem."""
     source: str | None = None
     """File, folder or hub id of the problems; none takes the benchmark's own hub id."""
     split: str | None = None
@@ -249,6 +268,7 @@ class EvalConfig(Settings):
     temperature: NonNegative | None = None
     """none: 0 (greedy) for one sample, 1 for several."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus mass; 1 is off."""
     max_new_tokens: Count | None = None
     """none: the benchmark's own."""
     max_batch: Count = 64
@@ -256,6 +276,7 @@ class EvalConfig(Settings):
     template: str | None = None
     """Prompt template; none takes the benchmark's own."""
     seed: Whole = 0
+    """Seeds the sampling, and the arithmetic world's problems."""
     allow_unsandboxed: bool = False
     """Run model-written programs also where this machine offers nothing that keeps them in."""
     output_dir: str = "outputs/eval"
@@ -270,15 +291,65 @@ class EvalConfig(Settings):
         return self
 
 
+PRM_BENCHMARKS = ("processbench", "prmbench", "prm800k", "bigbench_mistake", "mr_gsm8k", "reasoneval")
+"""Benchmarks of step scores: `stepwell eval` takes PRMEvalConfig's options for them."""
+
+
+class PRMEvalConfig(Settings):
+    """Step scores on a benchmark: `stepwell eval processbench --prm PATH --data FOLDER`."""
+
+    prm: str | None = None
+    """Folder or hub id of the process reward model that scores the steps."""
+    prm_format: str | None = None
+    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    scores: str | None = None
+    """JSON lines of existing scores, {"id": ..., "scores": [one number a step]}; without ids in the order of
+    the data."""
+    data: str
+    """The benchmark's file, or the folder that holds its files."""
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["gsm8k", "best"] = 0.5
+    """A step scored below it is called wrong. Of ProcessBench only: gsm8k takes the best threshold of that
+    subset for all, as published for models without a natural one; best each subset's own, an upper bound."""
+    limit: Count | None = None
+    """So many solutions of each file only, evenly spread over it; none takes all."""
+    max_batch_tokens: Count | None = None
+    """Padded tokens of one forward; none: 1024 on a CPU, 32768 on a GPU."""
+    output_dir: str = "outputs/eval"
+    """scores.jsonl, result.json, report.html and its pictures go to a folder in it, named after the
+    benchmark."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.prm is None) == (self.scores is None):
+            raise UserError("give exactly one of --prm (a model that scores) and --scores (a file of scores)")
+        return self
+
+
+class InspectConfig(Settings):
+    """A look into a file of step labels: `stepwell data inspect FILE`."""
+
+    format: str = "auto"
+    """Step-label format; auto tells it from the first row (docs/step_data.md lists them)."""
+    neutral: NeutralPolicy = "half"
+    """What a neutral rating counts as: positive, half, negative or mask."""
+    split: str = "train"
+    """Split, where the source has several."""
+    against: tuple[str, ...] = ()
+    """Files or folders of benchmarks to look for the same problems in: --against FILE FILE ..."""
+    examples: Whole = 5
+    """Solutions to print, spread evenly over the file."""
+
+
 class QuickstartConfig(Settings):
     """The whole road on the built-in world."""
 
     seed: Whole = 0
     """Seeds every stage."""
     output_dir: str = "outputs/quickstart"
+    """Every stage's model and numbers, summary.json and curves.png go there."""
     threads: Whole = 0
     """CPU threads; 0 takes every core this process may use."""
-    demonstrations: Count = 38_400
+    demonstrations: Count = 28_800
     """Worked problems that SFT imitates."""
     solutions: Count = 14_000
     """Responses sampled from the SFT model and labelled step by step for the PRM; half as many

@@ -5,6 +5,7 @@ checks left to the settings class, so that a file and a command line give the sa
 """
 
 import difflib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
@@ -70,6 +71,26 @@ def parse(
             options = merge(options, _nest(dotted.split("."), _value(value, known[dotted])))
     parsed.values = merge(parsed.values, options)
     return parsed
+
+
+def several_values(args: Sequence[str], option: str) -> list[str]:
+    """Return the words with those that follow `option`, up to the next option, put together as its list.
+
+    Raises UserError when none follows.
+    """
+    words, queue = [], list(args)
+    while queue:
+        word = queue.pop(0)
+        if word != option:
+            words.append(word)
+            continue
+        values = []
+        while queue and not queue[0].startswith("--"):
+            values.append(queue.pop(0))
+        if not values:
+            raise UserError(f"option {option} needs one or more values: {option} FILE ...")
+        words.append(f"{option}={json.dumps(values)}")
+    return words
 
 
 def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:

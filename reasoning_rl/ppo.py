@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from data.errors import UserError
+from data.machine import peak_rss_mb
 from data.prompts import get_template
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
@@ -29,7 +30,6 @@ from reasoning_rl.functional import explained_variance, gae, kl_estimate, masked
 from reasoning_rl.models import Actor, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
 from reasoning_rl.rollout.hf import HFGenerator
-from reasoning_rl.telemetry import peak_rss_mb
 from reasoning_rl.types import Experience, Rollout, micro_batches
 from reasoning_rl.update import ppo_update
 

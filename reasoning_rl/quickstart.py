@@ -4,7 +4,8 @@ Each stage leaves its model and its numbers under the output folder; a run that 
 it stopped. `summary.json` holds, under these keys:
 
     config, versions, machine      what ran where
-    stages.NAME                    seconds, tokens, tokens_per_second, peak_rss_mb (of the process so far)
+    stages.NAME                    seconds (of the attempt that finished it), tokens, tokens_per_second,
+                                   peak_rss_mb (of the process so far)
     prm                            step_auc, step_accuracy, ece, first_error_f1 ... against the oracle, at
                                    threshold 0.5, on samples for held-out problems
     accuracy.WHEN.SPLIT_HOW        value, low, high (95 %), num_problems: WHEN sft or ppo, SPLIT standard or
@@ -15,7 +16,6 @@ it stopped. `summary.json` holds, under these keys:
 
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -31,6 +31,7 @@ from rich.table import Table
 from data.arithmetic import make_problems
 from data.errors import UserError
 from data.files import write_atomically
+from data.machine import cpu_count, peak_rss_mb
 from data.schema import Sampling
 from data.step_readers import write_steps
 from data.world_tokenizer import word_tokenizer
@@ -49,7 +50,7 @@ from reasoning_rl.live import Live, seconds_text
 from reasoning_rl.plots import learning_curves
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sft import NextToken, encode_pairs
-from reasoning_rl.telemetry import RunLog, peak_rss_mb, read_metrics, versions
+from reasoning_rl.telemetry import RunLog, read_metrics, versions
 from reasoning_rl.world import (
     MAX_NEW_TOKENS,
     WorldConfig,
@@ -63,7 +64,7 @@ from reasoning_rl.world import (
 STAGE_FOLDERS = ("sft", "label", "prm", "ppo", "eval_sft", "eval_ppo")
 NUM_HELD_OUT = 1000
 """Solutions that the PRM never learned from: half calibrate it, half judge it."""
-SFT_FIT = {"learning_rate": 4e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 400}
+SFT_FIT = {"learning_rate": 3e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 400}
 PRM_FIT = {"learning_rate": 1e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 300}
 
 PPO: dict[str, Any] = {
@@ -136,7 +137,7 @@ def run_quickstart(config: QuickstartConfig, *, fresh: bool = False) -> dict[str
     console = Console()
     folder = Path(config.output_dir)
     _claim(folder, config, fresh)
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.threads or cpu_count())
     run = Quickstart(config, console, Accelerator(cpu=not torch.cuda.is_available()))
     console.print(
         f"[bold]Stepwell quickstart[/bold], seed {config.seed}: a small policy learns word problems from "
@@ -152,7 +153,7 @@ def run_quickstart(config: QuickstartConfig, *, fresh: bool = False) -> dict[str
     summary = {
         "config": config.model_dump(mode="json"),
         "versions": versions(),
-        "machine": {"cpus": len(os.sched_getaffinity(0)), "threads": torch.get_num_threads()},
+        "machine": {"cpus": cpu_count(), "threads": torch.get_num_threads()},
         **run.summary,
         "prm": prm["metrics"],
         "accuracy": {"sft": before["accuracy"], "ppo": after["accuracy"]},

@@ -23,7 +23,7 @@ from data.protocols import MetricLog
 from data.settings import Settings
 from data.task_readers import read_sft
 from prm.batching import drop_overlong
-from prm.checkpoint import save_model
+from prm.checkpoint import refuse_used_folder, save_model
 from prm.fit import FitConfig, check_fit, fit
 from prm.model import check_vocabulary, is_causal, load_backbone, load_config, load_tokenizer
 
@@ -161,6 +161,8 @@ def train_sft(
         raise UserError("give exactly one of model and model_config_file")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
+    if not resume:
+        refuse_used_folder(config.output_dir)
     pairs = read_sft(config.data, split=config.split)
     check_fit(config.fit, len(pairs), accelerator.num_processes)
     tokenizer = load_tokenizer(config.tokenizer or config.model or "")

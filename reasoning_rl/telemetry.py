@@ -7,8 +7,6 @@ under `time/` and `memory/`), which never repeat.
 import json
 import math
 import platform
-import resource
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -69,12 +67,6 @@ def _append(path: Path, line: str) -> None:
 def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:
     """Return the records of a run, in order."""
     return [row for _, row in read_jsonl(Path(run_dir) / "metrics.jsonl")]
-
-
-def peak_rss_mb() -> float:
-    """Peak resident memory of this process in MiB (Linux counts KiB, macOS bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def versions() -> dict[str, str]:

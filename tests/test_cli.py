@@ -7,6 +7,7 @@ import pytest
 from cli_cases import ENVIRONMENT
 
 from eval.benchmarks import BENCHMARKS
+from eval.prm_benchmarks import PRM_BENCHMARKS
 from reasoning_rl import cli
 from reasoning_rl.cli import RESUMABLE, VERBS, main, overview, verb_help
 from reasoning_rl.options import field_names
@@ -47,7 +48,10 @@ def test_the_version_is_that_of_the_package(capsys) -> None:
 def test_the_benchmarks_are_listed(capsys) -> None:
     main(["eval", "--list"])
     text = capsys.readouterr().out
-    assert [line.split()[0] for line in text.splitlines() if line.startswith("  ")] == list(BENCHMARKS)
+    assert [line.split()[0] for line in text.splitlines() if line.startswith("  ")] == [
+        *BENCHMARKS,
+        *PRM_BENCHMARKS,
+    ]
 
 
 def test_an_interrupt_says_how_to_go_on_and_exits_with_130(monkeypatch, capsys) -> None:

@@ -137,7 +137,8 @@ def test_models_that_cannot_be_used_are_named(models, tmp_path, capsys) -> None:
     absent = tmp_path / "absent"
     assert f"{absent}: no such file or folder" in told("--policy", absent)
     assert f"{absent}: no such file or folder" in told("--prm", absent)
-    assert "no process reward model of this project" in told("--prm", models / "policy")
+    assert "cannot tell its PRM format" in told("--prm", models / "policy")
+    assert "a process reward model where a language model is needed" in told("--policy", models / "prm")
     (tmp_path / "empty").mkdir()
     assert f"{tmp_path / 'empty'}: cannot be loaded" in told("--policy", tmp_path / "empty")
     for name, content in (
@@ -200,6 +201,16 @@ def test_another_run_in_the_folder_is_left_as_it_is(finished, models, tmp_path, 
     text = failure(capsys, "ppo", "--config", config)
     assert "holds the checkpoints of an earlier run; add --resume or change output_dir" in text
     assert snapshot(finished) == before, "not even its config.yaml may change"
+
+
+@pytest.mark.parametrize(("verb", "data"), [("sft", pairs_file), ("prm", steps_file)])
+def test_a_trained_model_is_not_overwritten(verb, data, models, tmp_path, capsys) -> None:
+    words = (verb, "--model", models / "policy", "--data", data(tmp_path / "data.jsonl"))
+    words = (*map(str, words), "--output-dir", str(tmp_path / "run"), "--fit.max-updates", "1")
+    main(list(words))  # without save_every: no checkpoint, only the model
+    before = snapshot(tmp_path / "run")
+    assert "holds the model of an earlier run; choose another output_dir" in failure(capsys, *words)
+    assert snapshot(tmp_path / "run") == before
 
 
 def test_a_checkpoint_of_another_model_is_not_resumed(finished, models, tmp_path, capsys) -> None:

@@ -12,6 +12,8 @@ from rl_world import tiny_policy, world
 from data.arithmetic import make_problems
 from data.errors import UserError
 from data.world_tokenizer import byte_bpe_tokenizer, character_tokenizer
+from prm.checkpoint import save_model
+from prm.model import load_backbone, load_prm, load_tokenizer
 from reasoning_rl import quickstart
 from reasoning_rl.cli import main
 from reasoning_rl.config import PPOConfig
@@ -66,7 +68,11 @@ def test_a_reward_model_with_another_tokenizer_scores_every_step(strangers, tmp_
     for row in rows[1:]:
         assert row["hack/num_steps"] > 0 and row["rollout/unscored_steps"] == 0
         assert 0 < row["reward/step_score"] < 1
-    assert "policy/loss" in rows[2], "the policy was trained on these scores"
+    before, after = (load_backbone(folder) for folder in (strangers / "policy", tmp_path / "run" / "model"))
+    changed = [
+        bool((new != old).any()) for new, old in zip(after.parameters(), before.parameters(), strict=True)
+    ]
+    assert all(changed), "the policy was trained on these scores"
     assert PPOConfig.from_yaml(tmp_path / "run" / "config.yaml") == PPOConfig.from_preset(settings)
 
 
@@ -74,6 +80,23 @@ def test_a_critic_cannot_start_from_a_reward_model_that_reads_other_tokens(stran
     config = write_yaml(tmp_path / "a.yaml", ppo_settings(strangers, tmp_path / "run"))
     text = failure(capsys, "ppo", "--config", config, "--critic.init", "prm")
     assert "set critic.init: policy" in text and "may use any tokenizer" in text
+
+
+def test_a_reward_model_that_another_library_trained_scores_the_steps(strangers, tmp_path, capsys) -> None:
+    """TRL's token classifiers carry no mark of ours; raw scores (PURE's difference) are no step reward."""
+    prm = load_prm(strangers / "prm")
+    del prm.config.prm_format
+    save_model(tmp_path / "prm", prm, load_tokenizer(strangers / "prm"))
+    settings = ppo_settings(strangers, tmp_path / "run") | {"prm": str(tmp_path / "prm"), "iterations": 1}
+    config = write_yaml(tmp_path / "a.yaml", settings)
+    assert "init: prm needs a reward model trained here" in failure(
+        capsys, "ppo", "--config", config, "--prm-format", "trl"
+    )
+    assert "step rewards need probabilities" in failure(
+        capsys, "ppo", "--config", config, "--prm-format", "pure"
+    )
+    main(["ppo", "--config", config, "--prm-format", "trl", "--critic.init", "policy"])
+    assert 0 < read_metrics(tmp_path / "run")[-1]["reward/step_score"] < 1
 
 
 # --- quickstart ------------------------------------------------------------------------------------------

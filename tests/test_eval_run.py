@@ -324,6 +324,14 @@ def test_samples_are_read_in_the_order_of_the_file_or_of_their_index(tmp_path):
     assert read_samples(path, PROBLEMS) == {"p1": ["b", "a"], "p2": ["x", ""]}
 
 
+def test_a_samples_row_may_give_the_problems_text_in_place_of_its_id(tmp_path):
+    path = sample_file(tmp_path, {"problem": "1  +\n1?", "response": "2"}, {"id": "p1", "response": "3"})
+    assert read_samples(path, PROBLEMS) == {"p1": ["2", "3"]}
+    path = sample_file(tmp_path, {"problem": "1 + 2?", "response": "3"})
+    with pytest.raises(UserError, match=r"given\.jsonl:1: problem '1 \+ 2\?' is none of the 7 problems"):
+        read_samples(path, PROBLEMS)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

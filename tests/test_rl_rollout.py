@@ -1,5 +1,7 @@
 """The transformers generator against transformers' own generate and against teacher-forced logprobs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rl_world import tiny_policy, world
@@ -89,12 +91,18 @@ def test_a_restored_generator_continues_its_random_stream() -> None:
 
 def test_stop_strings_end_and_cut_the_text() -> None:
     tokenizer, problems = world(8)
-    sampling = Sampling(max_new_tokens=30, temperature=1.5, stop=(" has",), seed=0)
-    for (sample,) in HFGenerator(tiny_policy(tokenizer), tokenizer).generate(prompts_of(problems), sampling):
-        assert " has" not in sample.text
+    free = Sampling(max_new_tokens=30, temperature=1.5, seed=0)
+    generator = HFGenerator(tiny_policy(tokenizer), tokenizer)
+    unstopped = [sample.text for (sample,) in generator.generate(prompts_of(problems), free)]
+    stop = unstopped[0].split()[3]  # a word in the middle of what the first one says
+    sampling = replace(free, stop=(f" {stop}",))
+    stopped = generator.generate(prompts_of(problems), sampling)
+    assert stopped[0][0].text == unstopped[0].split(f" {stop}")[0]
+    for (sample,) in stopped:
+        assert f" {stop}" not in sample.text
         full = decode(tokenizer, sample.token_ids)
         assert full.startswith(sample.text)
-        assert full.count(" has") == (1 if sample.finish_reason == "stop" and " has" in full else 0)
+        assert full.count(f" {stop}") == (1 if sample.finish_reason == "stop" and f" {stop}" in full else 0)
 
 
 def test_truncation_keeps_exactly_the_top_k_and_the_nucleus() -> None:

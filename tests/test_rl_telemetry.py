@@ -6,7 +6,8 @@ import math
 import pytest
 
 from data.errors import UserError
-from reasoning_rl.telemetry import RunLog, peak_rss_mb, read_metrics
+from data.machine import cpu_count, peak_rss_mb
+from reasoning_rl.telemetry import RunLog, read_metrics
 
 
 def test_what_repeats_and_what_never_does_go_to_different_files(tmp_path) -> None:
@@ -86,3 +87,4 @@ def test_peak_memory_is_in_mib_and_never_falls() -> None:
     block = bytearray(64 * 1024**2)
     block[::4096] = b"x" * len(block[::4096])  # touch every page
     assert 10 < before <= peak_rss_mb() < 1024**2
+    assert 1 <= cpu_count() <= 4096

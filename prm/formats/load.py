@@ -1,0 +1,120 @@
+"""The one entry for every PRM: a path or hub id in, a StepScorer out."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from data.errors import UserError
+from data.protocols import StepScorer, TextGenerator
+from prm.formats.generative import CriticScorer
+from prm.formats.genprm import GenPRMScorer
+from prm.formats.heads import load_language_model, load_parts
+from prm.formats.recognise import is_published, recognise
+from prm.formats.registry import get_format
+from prm.formats.scorers import FormatScorer, RatioScorer
+from prm.formats.spec import PRMFormat
+from prm.formats.tokens import check_tokens
+from prm.model import FORMAT as STEPWELL
+from prm.model import load_config, load_prm, load_tokenizer
+from prm.scorer import LocalScorer
+
+logger = logging.getLogger(__name__)
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A scorer with the format it was loaded as."""
+
+    scorer: StepScorer
+    format: PRMFormat
+
+
+def load_scorer(path: str | Path, format: str | PRMFormat | None = None, **options: Any) -> StepScorer:  # noqa: A002
+    """Return a StepScorer over the PRM at `path`; see `load` for the options."""
+    return load(path, format, **options).scorer
+
+
+def load(
+    path: str | Path,
+    format: str | PRMFormat | None = None,  # noqa: A002 - the word users know
+    *,
+    device: torch.device | str = "cpu",
+    dtype: DType = "auto",
+    max_batch_tokens: int | None = None,
+    max_length: int | None = None,
+    reference: str | Path | None = None,
+    make_generator: Callable[[Any, Any], TextGenerator] | None = None,
+    run_code: Callable[[str], str] | None = None,
+) -> Loaded:
+    """Return scorer and format of a PRM, a folder or hub id.
+
+    format: a registered name, a .yaml file, or None: recognised from name and config. dtype: "auto" is
+    float32 on a CPU and for our own models, bfloat16 elsewhere. reference: the other model of a log-ratio.
+    make_generator: model and tokenizer -> TextGenerator, for critics. run_code: the sandbox for code that a
+    critic writes.
+
+    Raises UserError when the format cannot be told, or model and tokenizer do not fit it.
+    """
+    if isinstance(format, PRMFormat):
+        chosen = format
+    else:
+        chosen = get_format(format) if format is not None else recognise(path, load_config(path))
+    device = torch.device(device)
+    size = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
+    logger.info(
+        "%s: format %s, scores %s, solutions by %s unless told otherwise",
+        path,
+        chosen.name,
+        "in [0, 1]" if chosen.is_probability else "raw",
+        chosen.aggregation,
+    )
+    kind = _dtype(dtype, device)
+    if chosen.name == STEPWELL:
+        prm = load_prm(path)
+        prm = prm if dtype == "auto" else prm.to(kind)
+        scorer: StepScorer = LocalScorer(prm, load_tokenizer(path), device=device, **size)
+        return Loaded(scorer, chosen)
+    tokenizer = load_tokenizer(path)
+    if chosen.head == "generative":
+        model = load_language_model(path, kind).to(device)
+        return Loaded(_critic(model, tokenizer, chosen, make_generator, run_code), chosen)
+    check_tokens(tokenizer, chosen, published=is_published(path, chosen))
+    if chosen.head == "log_ratio":
+        other = reference or chosen.reference
+        if other is None:
+            raise UserError(
+                f"format '{chosen.name}' compares two models; give the other one: --reference PATH"
+            )
+        models = load_language_model(path, kind), load_language_model(other, kind)
+        return Loaded(RatioScorer(*models, tokenizer, chosen, device=device, **size), chosen)
+    parts = load_parts(path, chosen, tokenizer, kind)
+    return Loaded(FormatScorer(parts, tokenizer, chosen, device=device, **size), chosen)
+
+
+def _critic(
+    model: Any,
+    tokenizer: Any,
+    format: PRMFormat,  # noqa: A002
+    make_generator: Callable[[Any, Any], TextGenerator] | None,
+    run_code: Callable[[str], str] | None,
+) -> StepScorer:
+    if make_generator is None:
+        raise UserError(
+            f"format '{format.name}' writes critiques; give make_generator, or use `stepwell score`"
+        )
+    generator = make_generator(model, tokenizer)
+    if format.critique == "genprm":
+        return GenPRMScorer(generator, tokenizer, format, run_code=run_code)
+    return CriticScorer(generator, tokenizer, format)
+
+
+def _dtype(name: DType, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
