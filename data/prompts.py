@@ -60,6 +60,18 @@ TEMPLATES: dict[str, Template] = {
         after="\nAnswer:",
         stop=("\nQuestion:", "\n\nQuestion"),
     ),
+    # A base model goes on with the next function; these are human-eval's own stops.
+    "code_complete": Template(
+        version=1, after="", stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\nassert")
+    ),
+    "code_task": Template(version=1, after="", stop=('\n"""', "\nassert", "\nprint", "\nif __name__")),
+    "code_chat": Template(
+        version=1,
+        before="Solve the following task in Python. Answer with one ```python block that holds the whole "
+        "program.\n\n",
+        after="",
+        is_chat=True,
+    ),
     "boxed_chat": Template(
         version=1,
         after="\n\nReason step by step, one step per paragraph, and put the final answer in \\boxed{}.",

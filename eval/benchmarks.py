@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from data.errors import UserError, did_you_mean
 from data.protocols import Grader
@@ -37,6 +38,8 @@ class Benchmark:
     """Usual length limit of a response, in tokens."""
     read: Callable[..., list[Problem]]
     """(source, *, split, limit, difficulty, seed) -> problems."""
+    judges: Literal["answer", "program"] = "answer"
+    """program: the response is code, which the sandbox runs; `chain` plays no part."""
     validation_split: str | None = None
     """Split to watch while training on "train"; None: it has none besides the one that is reported."""
 
@@ -72,6 +75,27 @@ def _read_stored(
     return read_problems(name, source, split=split, limit=limit)
 
 
+def _read_code(
+    name: str,
+    source: str | Path | None,
+    *,
+    split: str | None,
+    limit: int | None,
+    difficulty: str,
+    seed: int,  # noqa: ARG001 - the rows are fixed
+) -> list[Problem]:
+    from data.code_readers import read_code_problems
+
+    if difficulty != "standard":
+        raise UserError(f"benchmark '{name}' has no difficulty '{difficulty}'; only 'arithmetic' takes one")
+    return read_code_problems(name, source, split=split, limit=limit)
+
+
+def _programs(name: str, description: str, template: str, max_new_tokens: int) -> Benchmark:
+    read = partial(_read_code, name)
+    return Benchmark(name, description, template, (), max_new_tokens, read, judges="program")
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
     for b in (
@@ -82,7 +106,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             ("hash",),
             128,
             _read_arithmetic,
-            "validation",
+            validation_split="validation",
         ),
         Benchmark(
             "gsm8k",
@@ -108,6 +132,12 @@ BENCHMARKS: dict[str, Benchmark] = {
             2048,
             partial(_read_stored, "math"),
         ),
+        _programs("humaneval", "164 Python functions to complete, hand-written tests", "code_complete", 512),
+        _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "code_complete", 512),
+        _programs("mbpp", "974 short Python tasks, 3 asserts each; the test split has 500", "code_task", 512),
+        _programs("mbpp_plus", "378 MBPP tasks with EvalPlus' many more inputs", "code_task", 512),
+        _programs("apps", "contest and interview problems, call-based or stdin/stdout", "code_chat", 2048),
+        _programs("codecontests", "competitive programming, stdin/stdout", "code_chat", 2048),
     )
 }
 
@@ -137,13 +167,19 @@ def read_benchmark(
     return read(source, split=split, limit=limit, difficulty=difficulty, seed=seed)
 
 
-def make_grader(name: str, *, timeout_s: float = 10.0) -> Grader:
+def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
     """Return the function (problem, response) -> Verdict of a benchmark.
 
-    It finds the answer by the benchmark's conventions and compares it with the problem's; without one the
-    verdict is wrong, reason NO_ANSWER. `timeout_s` bounds one comparison in seconds.
+    It finds the answer by the benchmark's conventions and compares it with the problem's, or runs the program
+    that is the response in the sandbox; without either the verdict is wrong, reason NO_ANSWER. `timeout_s`
+    bounds one comparison or the tests of one program; 10 s unless given, so that a busy machine changes no
+    verdict.
     """
     benchmark = get_benchmark(name)
+    if benchmark.judges == "program":
+        from eval.code_grader import TIMEOUT_S, make_code_grader
+
+        return make_code_grader(timeout_s=timeout_s or TIMEOUT_S)
     if name == "arithmetic":
         return grade_arithmetic
 
@@ -154,7 +190,7 @@ def make_grader(name: str, *, timeout_s: float = 10.0) -> Grader:
         answer = extract_answer(response, benchmark.chain)
         if answer is None:
             return Verdict("wrong", NO_ANSWER)
-        return grade(problem.answer, answer, timeout_s=timeout_s)
+        return grade(problem.answer, answer, timeout_s=timeout_s or 10.0)
 
     return judge
 

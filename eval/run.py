@@ -108,31 +108,28 @@ def evaluate(
 def read_samples(path: str | Path, problems: Sequence[Problem]) -> dict[str, list[str]]:
     """Return problem id -> responses, from rows {id, response} with an optional 0-based index `sample`.
 
-    `problem`, the problem's text, may stand in place of `id`; only white space may differ. Rows of one
-    problem are put in the order of `sample`, else kept in the order of the file. A problem without rows is
-    absent: `evaluate` reports how many are. Raises UserError with file and line for broken JSON, a missing
-    or mistyped field, an unknown id, a sample given twice, rows with and without index.
+    `problem`, the problem's text, may stand in place of `id`; only white space may differ. human-eval's rows
+    {task_id, completion} and EvalPlus' {task_id, solution} are read as they are; a task_id that is a number
+    stands for the problem whose id ends in it. Rows of one problem are put in the order of `sample`, else
+    kept in the order of the file. A problem without rows is absent: `evaluate` reports how many are. Raises
+    UserError with file and line for broken JSON, a missing or mistyped field, an unknown id, a sample given
+    twice, rows with and without index.
     """
     assert problems, "no problems to read samples for"
     known = {p.id for p in problems}
+    numbers = {p.id.rpartition("/")[2]: p.id for p in problems}
     by_text = {" ".join(p.text.split()): p.id for p in problems}
     found: dict[str, dict[int, str]] = {}
     lines: dict[tuple[str, int], int] = {}
     indexed: dict[str, bool] = {}
     for line, row in read_jsonl(path):
         where = f"{path}:{line}"
-        response = _text_field(row, "response", where)
-        if "id" not in row and "problem" in row:
-            text = " ".join(_text_field(row, "problem", where).split())
-            if text not in by_text:
-                shown = text if len(text) <= 60 else text[:60] + "..."
-                raise UserError(
-                    f"{where}: problem '{shown}' is none of the {len(known)} problems; "
-                    "check the benchmark, split and limit"
-                )
-            name = by_text[text]
+        if "problem" in row and "id" not in row and "task_id" not in row:
+            name, response = _by_text(row, by_text, where), _text_field(row, "response", where)
         else:
-            name = _text_field(row, "id", where)
+            name, response = _sample(row, where)
+        if name not in known and name.isdigit():
+            name = numbers.get(name, name)
         if name not in known:
             raise UserError(
                 f"{where}: id '{name}' is none of the {len(known)} problems "
@@ -183,12 +180,32 @@ def _own_settings(
     return own | {"prompts": prompts, "sampling": asdict(sampling), "batch_size": batch_size}
 
 
-def _text_field(row: Row, field: str, where: str) -> str:
-    if field not in row:
+def _by_text(row: Row, ids: Mapping[str, str], where: str) -> str:
+    """Problem id of a row that gives the problem's text."""
+    text = " ".join(_text_field(row, "problem", where).split())
+    if text not in ids:
+        shown = text if len(text) <= 60 else text[:60] + "..."
         raise UserError(
-            f"{where}: no field '{field}' (has: {', '.join(row) or 'none'}); "
-            "expected id (or problem) and response"
+            f"{where}: problem '{shown}' is none of the {len(ids)} problems; "
+            "check the benchmark, split and limit"
         )
+    return ids[text]
+
+
+def _sample(row: Row, where: str) -> tuple[str, str]:
+    """Problem id and response of a row of a samples file."""
+    if "task_id" not in row:
+        name, response = (_text_field(row, field, where) for field in ("id", "response"))
+        return name, response
+    if isinstance(row["task_id"], int) and not isinstance(row["task_id"], bool):
+        row = row | {"task_id": str(row["task_id"])}
+    field = "solution" if "solution" in row and "completion" not in row else "completion"
+    return _text_field(row, "task_id", where), _text_field(row, field, where, "task_id, completion")
+
+
+def _text_field(row: Row, field: str, where: str, expected: str = "id (or problem) and response") -> str:
+    if field not in row:
+        raise UserError(f"{where}: no field '{field}' (has: {', '.join(row) or 'none'}); expected {expected}")
     if not isinstance(row[field], str):
         raise UserError(f"{where}: field '{field}' must be a string, got {json.dumps(row[field])[:60]}")
     return row[field]

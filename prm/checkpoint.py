@@ -109,9 +109,15 @@ def list_checkpoints(run_dir: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: (path.name[:8], not path.name.endswith(".replaced")))
 
 
-def refuse_used_folder(run_dir: str | Path) -> None:
-    """Raise UserError when the folder holds checkpoints or a model. Call it before loading a model."""
+def refuse_used_folder(run_dir: str | Path, *, resume: bool = False) -> None:
+    """Raise UserError when a run would overwrite an earlier one's. Call it before loading a model.
+
+    To resume is to continue from checkpoints, or to start where there is nothing; a model without checkpoints
+    cannot be continued and would be lost.
+    """
     if list_checkpoints(run_dir):
+        if resume:
+            return
         raise UserError(
             f"{run_dir}: holds the checkpoints of an earlier run; add --resume or change output_dir"
         )

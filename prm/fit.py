@@ -64,7 +64,7 @@ class FitConfig(Settings):
     """Updates between log entries; train/* are then averages over them."""
     validate_every: int | None = Field(None, ge=1)
     """Updates between validations; null: only after the last update."""
-    save_every: int | None = Field(None, ge=1)
+    save_every: int | None = Field(500, ge=1)
     """Updates between checkpoints; null: none are written and the run cannot resume."""
     keep_checkpoints: int = Field(2, ge=1)
     """Checkpoints to keep. Two survive even a disk that damages the newest."""

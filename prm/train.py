@@ -128,8 +128,7 @@ def train_prm(
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
     if config.neutral == "class" and config.objective != "three_class":
         raise UserError(f"neutral: class needs objective: three_class, got {config.objective}")
-    if not resume:
-        refuse_used_folder(config.output_dir)
+    refuse_used_folder(config.output_dir, resume=resume)
     neutral = "half" if config.neutral == "class" else config.neutral
     solutions = read_steps(config.data, config.format, neutral=neutral, split=config.split)
     if config.eval_data:

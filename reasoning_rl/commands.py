@@ -135,7 +135,9 @@ def run_eval(args: list[str]) -> None:
     if words & {"--prm", "--scores", *PRM_BENCHMARKS}:
         run_prm_eval(args)
         return
-    parsed = parse(args, EvalConfig, positional=1)
+    parsed = parse(args, EvalConfig, positional=1, flags=["allow_unsandboxed"])
+    if "allow_unsandboxed" in parsed.flags:
+        parsed.values["allow_unsandboxed"] = True
     if not parsed.positional:
         known = ", ".join([*BENCHMARKS, *PRM_BENCHMARKS])
         raise UserError(f"which benchmark? stepwell eval NAME; known: {known}")
@@ -150,7 +152,7 @@ def run_eval(args: list[str]) -> None:
 
         result = evaluate_benchmark(name, config, device=make_accelerator().device, on_progress=on_progress)
     Console().print(table_text(result.rows()), highlight=False)
-    Console().print(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
+    _say_plainly(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
 
 
 def run_prm_eval(args: list[str]) -> None:
@@ -253,7 +255,7 @@ def run_label(args: list[str]) -> None:
     from eval.benchmarks import BENCHMARKS, get_benchmark
     from prm.labelling.run import summarise
     from prm.labelling.settings import LabelConfig
-    from reasoning_rl.compose import label_benchmark
+    from reasoning_rl.labelling import label_benchmark
 
     parsed = parse(args, LabelConfig, positional=1)
     if not parsed.positional:
@@ -283,7 +285,7 @@ def run_label(args: list[str]) -> None:
         *((name.replace("_", " "), str(count)) for name, count in labelled.counts.items() if count),
     ]
     Console().print(table_text(rows), highlight=False)
-    Console().print(f"labels: {Path(config.output_dir) / 'labels.jsonl'}", highlight=False)
+    _say_plainly(f"labels: {Path(config.output_dir) / 'labels.jsonl'}")
 
 
 def run_quickstart_command(args: list[str]) -> None:
@@ -328,4 +330,4 @@ def _say_plainly(text: str) -> None:
 
 def _say(accelerator: Accelerator, text: str) -> None:
     if accelerator.is_main_process:
-        Console().print(text, highlight=False)
+        _say_plainly(text)

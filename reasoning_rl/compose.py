@@ -15,7 +15,6 @@ from data.errors import UserError
 from data.prompts import get_template, render
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
-from data.steps import step_texts
 from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
@@ -36,10 +35,6 @@ from eval.run import EvalResult, evaluate, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import load
 from prm.formats.load import Loaded
-from prm.labelling.completer import Completer
-from prm.labelling.judge import JudgeFormat, ask_for_index, read_boxed_index
-from prm.labelling.run import Judge, Labelled, label_problems
-from prm.labelling.settings import LabelConfig, LabelSettings
 from prm.model import load_backbone, load_tokenizer
 from prm.scorer import LocalScorer
 from reasoning_rl.config import EvalConfig, PPOConfig, PRMEvalConfig
@@ -57,8 +52,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
 
     Raises UserError for anything the settings name that cannot be used, before training starts.
     """
-    if not resume:
-        refuse_used_folder(config.output_dir)
+    refuse_used_folder(config.output_dir, resume=resume)
     name = config.problems_format or config.problems
     source = config.problems if config.problems_format else None
     problems, held_out = _problems(config, name, source)
@@ -180,6 +174,20 @@ def _demonstrations(config: PPOConfig, tokenizer: Any, accelerator: Accelerator)
     )
 
 
+def _isolation(config: EvalConfig) -> str:
+    """How far this machine keeps programs in; none at all must be asked for."""
+    from eval.sandbox import isolation
+
+    found = isolation()
+    if found.level == "unsandboxed" and not config.allow_unsandboxed:
+        raise UserError(
+            "this machine offers no isolation for model-written programs "
+            f"({'; '.join(found.missing) or 'not Linux'})\nuse a Linux with user namespaces or landlock, or "
+            "run them as yourself with --allow-unsandboxed"
+        )
+    return found.level
+
+
 def evaluate_benchmark(
     name: str,
     config: EvalConfig,
@@ -189,6 +197,7 @@ def evaluate_benchmark(
 ) -> EvalResult:
     """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
     benchmark = get_benchmark(name)
+    isolation = _isolation(config) if benchmark.judges == "program" else None
     problems: list[Problem] = read_benchmark(
         name,
         source=config.source,
@@ -201,10 +210,11 @@ def evaluate_benchmark(
     common: dict[str, Any] = {
         "out_dir": Path(config.output_dir) / name,
         "grader": make_grader(name),
-        "extract": lambda response: extract_answer(response, benchmark.chain),
+        "extract": (lambda text: extract_answer(text, benchmark.chain)) if benchmark.chain else None,
         "settings": {
             "benchmark": name,
-            **config.model_dump(mode="json", exclude={"output_dir", "max_batch"}),
+            **config.model_dump(mode="json", exclude={"output_dir", "max_batch", "allow_unsandboxed"}),
+            **({"isolation": isolation} if isolation else {}),
         },
         "on_progress": on_progress,
     }
@@ -314,86 +324,3 @@ def score_items(
         if on_progress is not None:
             on_progress(len(scores), len(items), {})
     return scores
-
-
-def label_benchmark(
-    name: str,
-    config: LabelConfig,
-    *,
-    device: Any = "cpu",
-    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
-) -> tuple[Labelled, int]:
-    """Label the steps of a model's, or a file's, solutions; return the labels and the number of problems."""
-    benchmark = get_benchmark(name)
-    problems = read_benchmark(
-        name,
-        source=config.source,
-        split=config.split,
-        limit=config.limit,
-        difficulty=config.difficulty,
-        seed=config.seed,
-    )
-    given = None
-    if config.solutions is not None:
-        if config.method == "omega_prm":
-            raise UserError("omega_prm labels its own rollouts; with solutions set method: binary_search")
-        responses = read_samples(config.solutions, problems)
-        given = {
-            problem: [tuple(step_texts(text, config.splitter)) for text in texts]
-            for problem, texts in responses.items()
-        }
-        problems = [problem for problem in problems if problem.id in given]
-    template = config.template or benchmark.template
-    model, tokenizer = load_backbone(config.model).to(device), load_tokenizer(config.model)
-    completer = Completer(
-        HFGenerator(model, tokenizer, max_batch=config.max_batch),
-        make_grader(name),
-        prompt=lambda text: render(template, text, tokenizer),
-        sampling=Sampling(
-            max_new_tokens=config.max_new_tokens or benchmark.max_new_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            n=config.k,
-            stop=get_template(template).stop,
-        ),
-        splitter=config.splitter,
-    )
-    labelled = label_problems(
-        problems,
-        LabelSettings(**config.model_dump(include=set(LabelSettings.model_fields))),
-        completer=completer,
-        output_dir=config.output_dir,
-        given=given,
-        judge=_judge(config, device),
-        identity={
-            "benchmark": name,
-            **config.model_dump(
-                mode="json", exclude={"output_dir", "max_batch", *LabelSettings.model_fields}
-            ),
-        },
-        on_progress=on_progress,
-    )
-    return labelled, len(problems)
-
-
-def _judge(config: LabelConfig, device: Any) -> Judge | None:
-    if config.judge is None:
-        return None
-    model, tokenizer = load_backbone(config.judge).to(device), load_tokenizer(config.judge)
-
-    def ask(problem: str, steps: tuple[str, ...]) -> str:
-        text = ask_for_index(problem, steps)
-        if not getattr(tokenizer, "chat_template", None):
-            return text
-        messages = [{"role": "user", "content": text}]
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-    return Judge(
-        HFGenerator(model, tokenizer, max_batch=config.max_batch),
-        Sampling(
-            max_new_tokens=config.judge_max_new_tokens,
-            temperature=0.0 if config.judge_votes == 1 else 1.0,
-            n=config.judge_votes,
-        ),
-        JudgeFormat(ask, read_boxed_index),
-    )

@@ -277,6 +277,8 @@ class EvalConfig(Settings):
     """Prompt template; none takes the benchmark's own."""
     seed: Whole = 0
     """Seeds the sampling, and the arithmetic world's problems."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     output_dir: str = "outputs/eval"
     """samples.jsonl, settings.json and result.json go to a folder named after the benchmark in it."""
 

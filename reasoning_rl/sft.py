@@ -32,7 +32,7 @@ class SFTConfig(Settings):
     """Supervised fine-tuning of a causal language model."""
 
     model: str | None = None
-    """Folder or hub id of a causal LM to start from; null: off, use model_config."""
+    """Folder or hub id of a causal LM to start from; null: off, use model_config_file."""
     model_config_file: str | None = None
     """Path of a transformers config.json to start from random weights; null: off, use model."""
     tokenizer: str | None = None
@@ -161,8 +161,7 @@ def train_sft(
         raise UserError("give exactly one of model and model_config_file")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
-    if not resume:
-        refuse_used_folder(config.output_dir)
+    refuse_used_folder(config.output_dir, resume=resume)
     pairs = read_sft(config.data, split=config.split)
     check_fit(config.fit, len(pairs), accelerator.num_processes)
     tokenizer = load_tokenizer(config.tokenizer or config.model or "")

@@ -207,9 +207,12 @@ def test_another_run_in_the_folder_is_left_as_it_is(finished, models, tmp_path, 
 def test_a_trained_model_is_not_overwritten(verb, data, models, tmp_path, capsys) -> None:
     words = (verb, "--model", models / "policy", "--data", data(tmp_path / "data.jsonl"))
     words = (*map(str, words), "--output-dir", str(tmp_path / "run"), "--fit.max-updates", "1")
-    main(list(words))  # without save_every: no checkpoint, only the model
+    words = (*words, "--fit.save-every", "none")
+    main(list(words))  # no checkpoint, only the model: it can be neither repeated nor continued
     before = snapshot(tmp_path / "run")
-    assert "holds the model of an earlier run; choose another output_dir" in failure(capsys, *words)
+    for resume in ((), ("--resume",)):
+        text = failure(capsys, *words, *resume)
+        assert "holds the model of an earlier run; choose another output_dir" in text
     assert snapshot(tmp_path / "run") == before
 
 

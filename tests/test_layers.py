@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 OURS = {*ALLOWED, "tests", "benchmarks"}
 
-COMPOSITION_ROOTS = ["reasoning_rl/commands.py", "reasoning_rl/compose.py", "reasoning_rl/quickstart.py"]
+COMPOSITION_ROOTS = [f"reasoning_rl/{name}.py" for name in ("commands", "compose", "labelling", "quickstart")]
 """Files that put the parts together: they alone may import eval, and print."""
 
 ENGINES = ["reasoning_rl/rollout/vllm_*.py", "prm/vllm_scorer.py", "reasoning_rl/runtime.py"]

@@ -215,9 +215,8 @@ def test_keep_best_restores_the_best_validation(tmp_path):
     assert seen[1] != pytest.approx(seen[-1], abs=1e-4)
     with pytest.raises(UserError, match="keep_best: no metric 'valid/f1'; known: valid/auc, valid/loss"):
         values = iter([0.5] * 20)
-        fit_prm(
-            tiny(), TOKENIZER, train, held_out, config.model_copy(update={"keep_best": "valid/f1"}), **run
-        )
+        other = config.model_copy(update={"keep_best": "valid/f1", "output_dir": str(tmp_path / "other")})
+        fit_prm(tiny(), TOKENIZER, train, held_out, other, **run)
 
 
 def write_run(tmp_path, rows) -> dict:

@@ -1,0 +1,303 @@
+"""The process that holds the tests and judges: warm, trusted, and never in reach of a program.
+
+    python -c "...; from eval.sandbox.judge import main; main()" CLIENT ZYGOTE
+
+Two socket numbers: the client's requests come in on one, programs are started through the other. A request is
+a marshalled tuple (kind, fields); a reply is JSON {"status", "reason"}. One request at a time. It judges in
+this very process: tests are trusted, and what comes back from programs is plain values.
+"""
+
+import contextlib
+import importlib
+import json
+import marshal
+import math
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from eval.sandbox import names, wire
+from eval.sandbox.compare import is_root, same_items, same_value
+from eval.sandbox.remote import Ended, NotPlain, OutOfTime, Program, Raised, Remote
+from eval.sandbox.scripts import judge_stdio
+from eval.sandbox.verdict import FAULT
+
+MEMORY_BYTES = 4 << 30
+END_SECONDS = 20.0
+"""How long killing everything that a program started may take."""
+Outcome = tuple[str, str]
+"""(status, reason)."""
+
+
+def main() -> None:
+    client, zygote = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    for name in names.TRUSTED_MODULES:
+        importlib.import_module(name)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - tests may print
+    wire.send(client, wire.receive(zygote))
+    kinds: dict[str, Callable[..., Outcome]] = {
+        "check": partial(judge_test, has_check=True),
+        "asserts": partial(judge_test, has_check=False),
+        "calls": judge_calls,
+        "values": compute_values,
+        "stdio": judge_stdio,
+    }
+    with contextlib.suppress(wire.Closed):
+        while True:
+            kind, fields = marshal.loads(wire.receive(client, longest=wire.MAX_TRUSTED_FRAME))
+            ground = Ground(zygote, fields.pop("timeout_s"), fields.pop("memory_mb"))
+            try:
+                status, reason = kinds[kind](ground, **fields)
+            finally:
+                ends = ground.end()
+            status, reason = _with_end(status, reason, ends)
+            reply = json.dumps({"status": status, "reason": reason}).encode()
+            wire.send(client, reply, longest=wire.MAX_TRUSTED_FRAME)
+
+
+class Ground:
+    """Where the programs of one request run."""
+
+    def __init__(self, zygote: socket.socket, timeout_s: float, memory_mb: int) -> None:
+        self.zygote = zygote
+        self.timeout_s = timeout_s
+        self.memory_mb = memory_mb
+        self.deadline = time.monotonic() + timeout_s
+        self.channels: list[socket.socket] = []
+
+    def start(self, mode: str, standard: tuple[int, ...] = ()) -> socket.socket:
+        """Start a process for a program and return the channel to it; `standard`: its input and output."""
+        mine, theirs = socket.socketpair()
+        self.channels.append(mine)
+        cpu_s = math.ceil(self.timeout_s) + 1
+        request = {"op": "start", "mode": mode, "memory_mb": self.memory_mb, "cpu_s": cpu_s}
+        payload = json.dumps(request).encode()
+        frame = len(payload).to_bytes(4, "big") + payload
+        with theirs:
+            socket.send_fds(self.zygote, [frame], [theirs.fileno(), *standard])
+        return mine
+
+    def program(self) -> Program:
+        return Program(self.start("session"), self.deadline)
+
+    def end(self) -> list[int]:
+        """Have everything killed that was started; return the programs' exit codes in order of starting."""
+        for channel in self.channels:
+            channel.close()
+        if not self.channels:
+            return []
+        self.channels.clear()
+        wire.send(self.zygote, b'{"op":"end"}')
+        return json.loads(wire.receive(self.zygote, time.monotonic() + END_SECONDS))["ended"]
+
+
+def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has_check: bool) -> Outcome:
+    """`test` defines check(candidate), which asserts; without `has_check` its own statements assert."""
+    try:
+        code = compile(test, "<test>", "exec")
+        missing = set() if names.uses_only_its_own(code) else names.free_names(test) - {entry_point}
+    except (SyntaxError, ValueError) as error:
+        return "error", f"{FAULT}the test does not compile: {error}"
+    running = ground.program()
+    outcome = _load(running, program, entry_point)
+    if outcome:
+        return outcome
+    candidate = running.function(entry_point)
+    namespace: dict[str, Any] = {"__name__": "test", entry_point: candidate}
+    if missing:
+        namespace |= _borrow(ground, running, program, entry_point, missing)
+    try:
+        exec(code, namespace)
+        if has_check and not callable(namespace.get("check")):
+            return "error", f"{FAULT}the test defines no function check(candidate)"
+        if has_check:
+            namespace["check"](candidate)
+    except AssertionError as error:
+        return _stopped(running) or ("failed", _text("assertion", error, code))
+    except OutOfTime:
+        return "timeout", _time_up(ground)
+    except Ended as error:
+        return "error", str(error)
+    except (NotPlain, Raised) as error:
+        return _stopped(running) or ("failed" if type(error) is NotPlain else "error", str(error))
+    except Exception as error:  # noqa: BLE001 - raised by the program, or by the test over a strange value
+        stopped = _stopped(running)
+        if stopped:
+            return stopped
+        if running.raised and str(error) == running.raised[1]:
+            return "error", ": ".join(running.raised)
+        return "failed", _text(type(error).__name__, error, code)
+    return _stopped(running) or ("passed", "")
+
+
+def _borrow(
+    ground: Ground, running: Program, program: str, entry_point: str, missing: set[str]
+) -> dict[str, Any]:
+    """Find what the test uses and does not define.
+
+    Functions that stand before the entry point are run from there, in a process without the rest: what comes
+    later cannot redefine them. Other globals are the program's own, modules of the standard library ours.
+    """
+    found: dict[str, Any] = {}
+    before, functions = names.part_before(program, entry_point)
+    helpers = missing & functions
+    if helpers:
+        helper = ground.program()
+        helper.load(before)
+        found |= {name: helper.function(name) for name in helpers}
+    for name in missing - helpers:
+        if name in names.TRUSTED_MODULES:
+            found[name] = sys.modules[name]
+        elif running.has(name):
+            found[name] = running.function(name)
+    return found
+
+
+def judge_calls(
+    ground: Ground,
+    *,
+    program: str,
+    entry_point: str,
+    calls: list[Any],
+    expected: list[Any],
+    tolerance: float,
+    sequences: Any,
+    compare: Any,
+) -> Outcome:
+    """Arguments and expected values."""
+    running = ground.program()
+    outcome = _load(running, program, entry_point)
+    if outcome:
+        return outcome
+    is_right = is_constant = True
+    constant: Any = {"or_true": True, "or_zero": 0}.get(compare)
+    for number, (arguments, wanted) in enumerate(zip(calls, expected, strict=True), 1):
+        got = _call(ground, running, entry_point, arguments, by_truth=compare == "truth")
+        if isinstance(got, Failure):
+            return got.status, f"call {number}: {got.reason}"
+        match compare:
+            case "set":
+                same = same_items(got, wanted)
+            case "truth":
+                same = (got is None) == (wanted is None)
+            case "root":
+                is_same = same_value(got, wanted, tolerance=tolerance)
+                same = is_same or is_root(arguments[0], got, tolerance)
+            case _:
+                same = same_value(got, wanted, tolerance=tolerance, sequences=sequences)
+        is_right &= same
+        is_constant &= constant is not None and same_value(got, constant)
+        if not (is_right or is_constant):
+            return "failed", f"call {number}: got {_short(got)}, expected {_short(wanted)}"
+    return "passed", ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call without a value."""
+
+    status: str
+    reason: str
+
+
+def _call(ground: Ground, running: Program, entry_point: str, arguments: Any, *, by_truth: bool) -> Any:
+    """The value of a call or a Failure; `by_truth`: True for an object, say a regular expression's match."""
+    try:
+        value = running.call(entry_point, tuple(arguments), {})
+        if type(value) is Remote:
+            return True if by_truth else Failure("failed", f"{value!r} is no plain value")
+        return value
+    except OutOfTime:
+        return Failure("timeout", _time_up(ground))
+    except Ended as error:
+        return Failure("error", str(error))
+    except Exception as error:  # noqa: BLE001 - whatever the program raised
+        name, text = running.raised or (type(error).__name__, str(error))
+        return Failure("error", f"{name}: {text}")
+
+
+def compute_values(ground: Ground, *, program: str, entry_point: str, calls: list[Any]) -> tuple[str, Any]:
+    """The values of a trusted reference: ("values", their wire form) or what went wrong."""
+    running = ground.program()
+    outcome = _load(running, program, entry_point)
+    if outcome:
+        return outcome
+    values = []
+    for number, arguments in enumerate(calls, 1):
+        got = _call(ground, running, entry_point, arguments, by_truth=True)
+        if isinstance(got, Failure):
+            return got.status, f"call {number}: {got.reason}"
+        try:
+            values.append(wire.encode(got))
+        except wire.WireError as error:
+            return "error", f"call {number}: {error}"
+    return "values", values
+
+
+def _load(running: Program, program: str, entry_point: str) -> Outcome | None:
+    """Run the program's text; the outcome when that settles it."""
+    name = entry_point.partition(".")[0]
+    try:
+        running.load(program)
+        if not running.has(name):
+            return "error", f"the program defines no '{entry_point}'"
+    except OutOfTime:
+        return "timeout", "the program's own statements took all the time"
+    except Ended as error:
+        return "error", str(error)
+    except Exception as error:  # noqa: BLE001 - whatever the program raised
+        kind, text = running.raised or (type(error).__name__, str(error))
+        return "error", f"{kind}: {text}"
+    return None
+
+
+def _stopped(running: Program) -> Outcome | None:
+    """What ended the program, also when the test swallowed it."""
+    if type(running.over) is OutOfTime:
+        return "timeout", "the time was up"
+    return ("error", str(running.over)) if running.over else None
+
+
+def _with_end(status: str, reason: str, ends: list[int]) -> Outcome:
+    """Say how a program died, where that is why it did not answer."""
+    if status != "error" or "ended before it answered" not in reason or not ends:
+        return status, reason
+    code = ends[0]
+    if code == -9:
+        return status, "the program was killed: out of memory, or by itself"
+    if code == -24:  # SIGXCPU
+        return "timeout", "the program used up its processor time"
+    how = f"signal {-code}" if code < 0 else f"exit code {code}"
+    return status, f"{reason} ({how})"
+
+
+def _time_up(ground: Ground) -> str:
+    return f"no result within {ground.timeout_s:g} s"
+
+
+def _text(kind: str, error: BaseException, code: Any) -> str:
+    """The test's line, and what it said."""
+    line = None
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == code.co_filename:
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    said = _short(str(error)) if str(error) else ""
+    return f"{kind} in line {line} of the test" + (f": {said}" if said else "")
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value) if not isinstance(value, str) else value
+    except (ValueError, RecursionError):  # an integer of thousands of digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."

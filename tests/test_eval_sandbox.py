@@ -1,0 +1,256 @@
+"""The sandbox from outside: what must not pass, what must, and that nothing is left afterwards."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sandbox_attacks import BREACHES, FORGERIES, HONEST, SLOW, TEST
+
+from data.errors import UserError
+from eval.sandbox import Sandbox
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="isolation is for Linux")
+
+
+@pytest.fixture(scope="module", params=["namespaces", "landlock"])
+def sandbox(request):
+    with Sandbox(request.param) as one:
+        if one.isolation().level != request.param:
+            pytest.skip(f"this machine has no {request.param}: {one.isolation().missing}")
+        yield one
+
+
+@pytest.fixture(scope="module")
+def namespaces():
+    with Sandbox() as one:
+        yield one
+
+
+def judge(sandbox, program, test=TEST, **limits):
+    program = program.replace("CHECKOUT", repr(str(ROOT)))
+    return sandbox.run_check(program, test, "add", **({"timeout_s": 10.0, "memory_mb": 512} | limits))
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_no_forgery_passes(sandbox, name):
+    verdict = judge(sandbox, FORGERIES[name], timeout_s=3.0)
+    assert verdict.status in ("failed", "error"), verdict
+    assert not verdict.is_fault, verdict
+
+
+@pytest.mark.parametrize("name", BREACHES)
+def test_no_breach_works(sandbox, name):
+    if sandbox.isolation().level == "landlock" and name in NOT_DEFENDED_BY_LANDLOCK:
+        pytest.skip("documented: landlock alone does not hide this")
+    verdict = judge(sandbox, BREACHES[name])
+    assert verdict.status in ("failed", "error"), verdict
+    assert not verdict.is_fault, verdict
+    assert judge(sandbox, HONEST["plain"]).status == "passed"
+
+
+NOT_DEFENDED_BY_LANDLOCK = ("see the checkout", "see other processes", "kill everything", "fill the disk")
+"""Names of files and processes stay visible; reading and killing are refused (the other cases). The scratch
+folder lies on the disk, with a limit on each file alone."""
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_what_takes_too_long_is_ended_in_time(sandbox, name):
+    if sandbox.isolation().level == "landlock" and name not in ("loop", "sleep", "fork bomb"):
+        pytest.skip("the clock is the same at every level")
+    started = time.monotonic()
+    verdict = judge(sandbox, SLOW[name], timeout_s=0.5)
+    assert verdict.status == "timeout", verdict
+    assert time.monotonic() - started < 5
+    assert judge(sandbox, HONEST["plain"]).status == "passed"
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_honest_programs_pass(sandbox, name):
+    verdict = judge(sandbox, HONEST[name])
+    assert verdict.status == "passed", verdict
+    assert sandbox.isolation().level in verdict.isolation
+
+
+def test_processes_are_allowed_where_they_can_be_counted(namespaces):
+    program = (
+        "import multiprocessing, subprocess\n"
+        "def add(a, b):\n"
+        "    with multiprocessing.Pool(2) as pool: values = pool.map(int, [a, b])\n"
+        "    return sum(values) + int(subprocess.run(['echo', '0'], capture_output=True).stdout)\n"
+    )
+    if namespaces.isolation().level != "namespaces":
+        pytest.skip("no namespaces here")
+    assert judge(namespaces, program).status == "passed"
+
+
+@pytest.mark.parametrize("level", ["namespaces", "landlock", "unsandboxed"])
+def test_nothing_is_left_running_or_lying_about(level):
+    mark = f"sw{os.getpid()}{level[:5]}"
+    program = (
+        "import ctypes, os, time\n"
+        "def add(a, b):\n"
+        "    open('left', 'w').close()\n"
+        "    for _ in range(3):\n"
+        "        try:\n"
+        "            if os.fork() == 0:\n"
+        "                try: os.setsid()\n"
+        "                except OSError: pass\n"
+        "                if os.fork() == 0:\n"
+        f"                    ctypes.CDLL(None).prctl(15, b'{mark}')\n"
+        "                    time.sleep(300)\n"
+        "                os._exit(0)\n"
+        "        except OSError: pass\n"
+        "    time.sleep(0.2)\n"
+        "    return a + b\n"
+    )
+    before = set(os.listdir("/tmp"))
+    with Sandbox(level) as sandbox:
+        assert judge(sandbox, program).status == "passed"
+        assert mark not in _names()
+        probe = "import os\ndef add(a, b):\n    return a + b if os.listdir('.') == [] else None"
+        assert judge(sandbox, probe).status == "passed"
+        children = [process.pid for process in sandbox._pair]
+    assert [name for name in set(os.listdir("/tmp")) - before if name.startswith("stepwell-")] == []
+    assert not any(Path(f"/proc/{pid}").exists() for pid in children)
+
+
+def _names():
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            lines.append(file.read_text())
+        except OSError:  # it ended in the meantime
+            continue
+    return "\n".join(lines)
+
+
+def test_a_program_that_outlives_its_reply_is_killed(namespaces):
+    program = (
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(100,)).start()\n"
+        "def add(a, b):\n    return a + b"
+    )
+    verdict = judge(namespaces, program)
+    assert verdict.status == "passed" and verdict.seconds < 3
+
+
+def test_programs_do_not_see_one_another(namespaces):
+    writer = (
+        "open('note', 'w').write('x')\nimport builtins\nbuiltins.note = 1\ndef add(a, b):\n    return a + b"
+    )
+    reader = (
+        "import os, builtins\ndef add(a, b):\n"
+        "    return a + b if not os.path.exists('note') and not hasattr(builtins, 'note') else None"
+    )
+    assert [judge(namespaces, p).status for p in (writer, reader)] == ["passed"] * 2
+
+
+def test_reasons_say_what_happened(namespaces):
+    def reason(program, **limits):
+        return judge(namespaces, program, **limits).reason
+
+    assert "line 3 of the test" in reason("def add(a, b):\n    return 0")
+    assert reason("def add(a, b):\n    return 1 // 0") == (
+        "ZeroDivisionError: integer division or modulo by zero (line 2)"
+    )
+    assert "defines no 'add'" in reason("x = 1")
+    assert "SyntaxError" in reason("def add(:")
+    assert "0.3 s" in reason(SLOW["sleep"], timeout_s=0.3)
+    assert "MemoryError" in reason(BREACHES["memory in one piece"])
+    assert "signal 11" in reason(FORGERIES["crash"])
+    assert "exit code 0" in reason(FORGERIES["os._exit 0"])
+
+
+def test_a_broken_test_is_a_fault_and_not_the_programs(namespaces):
+    honest = HONEST["plain"]
+    for test in ("def check(candidate:", "x = 1"):
+        verdict = judge(namespaces, honest, test)
+        assert verdict.status == "error" and verdict.is_fault, verdict
+
+
+def test_helpers_come_from_before_the_entry_point(namespaces):
+    # HumanEval/32's form: the test calls a function of the prompt, which a completion could redefine.
+    prompt = "def double(x):\n    return 2 * x\n\ndef half(x):\n    '''x / 2'''\n"
+    test = "def check(candidate):\n    assert double(candidate(8)) == 8"
+    right = prompt + "    return x / 2\n"
+    forged = prompt + "    return 0\n\ndef double(x):\n    return 8\n"
+    assert namespaces.run_check(right, test, "half").status == "passed"
+    assert namespaces.run_check(forged, test, "half").status == "failed"
+
+
+def test_tests_may_use_objects_functions_and_changed_arguments(namespaces):
+    program = (
+        "class Node:\n    def __init__(self, v): self.v, self.next = v, None\n"
+        "def total(node):\n    return node.v + (total(node.next) if node.next else 0)\n"
+        "def apply(f, xs):\n    return [f(x) for x in xs]\n"
+        "def clear(xs, d):\n    xs[0].append(1); d.clear(); xs.append([9])\n"
+        "def adder(n):\n    return lambda x: x + n\n"
+        "def squares():\n    return (i * i for i in range(4))\n"
+    )
+    test = (
+        "a = Node(1)\na.next = Node(2)\nassert total(a) == 3 and a.next.v == 2\n"
+        "assert apply(lambda x: x * x, [1, 2]) == [1, 4]\n"
+        "xs, d = [[0]], {1: 2}\ninner = xs[0]\nclear(xs, d)\n"
+        "assert xs == [[0, 1], [9]] and d == {} and inner is xs[0]\n"
+        "assert adder(2)(3) == 5\nassert list(squares()) == [0, 1, 4, 9]\n"
+    )
+    verdict = namespaces.run_asserts(program, test, "total")
+    assert verdict.status == "passed", verdict
+    wrong = test.replace("== 5", "== 6")
+    assert namespaces.run_asserts(program, wrong, "total").status == "failed"
+
+
+def test_calls_compare_values_and_types(namespaces):
+    def status(program, calls, expected, **options):
+        return namespaces.run_calls(program, "f", calls, expected, timeout_s=5, **options).status
+
+    same = "def f(x):\n    return x"
+    values = [1, 2.5, "é\udc80", b"\xff", None, [1, (2, {3})], {"a": {(1, 2): 3}}, 1j, 10**400, float("inf")]
+    assert status(same, [[v] for v in values], values) == "passed"
+    assert status(same, [[(1, 2)]], [[1, 2]]) == "failed"
+    assert status(same, [[(1, 2)]], [[1, 2]], sequences="json") == "passed"
+    assert status(same, [[1.0000001]], [1.0]) == "failed"
+    assert status(same, [[1.0000001]], [1.0], tolerance=1e-6) == "passed"
+    assert status(same, [["1"]], [1]) == "failed"
+    assert status("class S:\n    def f(self, x):\n        return x", [[1]], [1]) == "error"
+    verdict = namespaces.run_calls("class S:\n    def f(self, x):\n        return x", "S.f", [[1]], [1])
+    assert verdict.status == "passed"
+    assert status("def f(x):\n    raise ValueError('no')", [[1]], [1]) == "error"
+
+
+def test_scripts_are_judged_by_their_output(namespaces):
+    def status(program, cases, **options):
+        return namespaces.run_stdio(program, cases, **({"timeout_s": 5.0, "memory_mb": 512} | options)).status
+
+    double = "print(int(input()) * 2)"
+    assert status(double, [("4", "8\n"), ("5\n", "10")]) == "passed"
+    assert status(double, [("4", "8"), ("5", "11")]) == "failed"
+    assert status("import sys\nprint(sys.stdin.buffer.read().decode()[::-1])", [("abc", "cba")]) == "passed"
+    assert status("import sys\nprint(open(0).read())\nsys.exit()", [("abc", "abc")]) == "passed"
+    assert status("if __name__ == '__main__':\n    print(0.1 + 0.2)", [("", "0.3")]) == "passed"
+    assert status("print(1)\nraise SystemExit(3)", [("", "1")]) == "error"
+    assert status("print(1)\n1 / 0", [("", "1")]) == "error"
+    assert status("while True: pass", [("", "")], timeout_s=0.5) == "timeout"
+    assert status("while True: print('x' * 9999)", [("", "")], timeout_s=20.0) == "error"
+    assert status("print('ok')", [("x" * 3_000_000, "ok")]) == "passed"  # it need not read its input
+    assert status("import os\nos.write(1, b'7')\nos._exit(0)", [("", "7")]) == "passed"
+
+
+def test_settings_that_make_no_sense_are_refused(namespaces):
+    with pytest.raises(UserError, match="above 0"):
+        judge(namespaces, HONEST["plain"], timeout_s=0)
+    with pytest.raises(UserError, match="2 calls but 1 expected"):
+        namespaces.run_calls("", "f", [[1], [2]], [1])
+    with pytest.raises(UserError, match="must be plain"):
+        namespaces.run_calls("", "f", [[object()]], [1])
+
+
+def test_a_dead_judge_is_a_fault_and_is_replaced():
+    with Sandbox() as sandbox:
+        assert judge(sandbox, HONEST["plain"]).status == "passed"
+        sandbox._pair[0].kill()
+        sandbox._pair[0].wait()
+        assert judge(sandbox, HONEST["plain"]).status == "passed"
