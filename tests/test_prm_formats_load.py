@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -262,16 +263,12 @@ def test_a_pickle_that_holds_code_is_not_run(tmp_path, monkeypatch) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-def test_a_lora_adapter_says_what_it_needs(tmp_path) -> None:
-    try:
-        import peft  # noqa: F401
-    except ImportError:
-        folder = shutil.copytree(checkpoint("math-psa"), tmp_path / "model")
-        (folder / "adapter_config.json").write_text("{}")
-        with pytest.raises(UserError, match=r"is a LoRA adapter; pip install 'stepwell\[lora\]'"):
-            load_scorer(folder, "math-psa")
-    else:
-        pytest.skip("peft is installed")
+def test_a_lora_adapter_says_what_it_needs(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
+    folder = shutil.copytree(checkpoint("math-psa"), tmp_path / "model")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is a LoRA adapter; pip install 'stepwell\[lora\]'"):
+        load_scorer(folder, "math-psa")
 
 
 # --- weights and formats from files ------------------------------------------------------------------------
