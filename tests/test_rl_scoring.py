@@ -289,3 +289,27 @@ def test_show_chooses_and_names_what_it_cannot(tmp_path, capsys) -> None:
     other = write(tmp_path / "other.jsonl", [{"problem": "x", "steps": ["a"]}])
     assert f"{other}:1: needs 'steps' and as many 'step_scores'" in failure(capsys, "show", other)
     assert "no such file" in failure(capsys, "show", tmp_path / "absent.jsonl")
+    empty = write(tmp_path / "empty.jsonl", [])
+    assert f"{empty}: holds no scored solutions" in failure(capsys, "show", empty)
+    for limit in (0, -1):
+        assert "limit: Input should be greater than 0" in failure(capsys, "show", source, "--limit", limit)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("step_scores", [0.5, "high", None], "step_scores.1"),
+        ("step_scores", [0.5, float("nan"), None], "step_scores.1"),
+        ("step_scores", [0.5, True, None], "step_scores.1"),
+        ("labels", ["right", None, None], "labels.0"),
+        ("labels", 1, "labels"),
+        ("score", "0.5", "score"),
+        ("first_error", "one", "first_error"),
+        ("scored_by", "me", "scored_by"),
+        ("scored_by", {"threshold": "low"}, "scored_by.threshold"),
+        ("scored_by", {"threshold_mode": "relative"}, "scored_by.threshold_mode"),
+    ],
+)
+def test_a_field_of_another_type_is_named_with_its_line(field, value, named, tmp_path, capsys) -> None:
+    source = write(tmp_path / "s.jsonl", [SCORED, SCORED | {field: value}])
+    assert f"{source}:2: {named}: Input should be" in failure(capsys, "show", source)
