@@ -44,7 +44,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def check_unicode(value: Any, where: str) -> None:
-    """Raise UserError when a text in `value` holds half of a surrogate pair, which JSON can write as "\\ud800".
+    """Raise UserError when a text in `value` holds half of a surrogate pair, as JSON can write it.
 
     No tokenizer takes one, and no file can be written with it.
     """
