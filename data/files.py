@@ -15,7 +15,8 @@ from data.errors import UserError
 def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are passed over.
 
-    Raises UserError for a missing or unreadable file, broken JSON (with its line), a row that is no object.
+    Raises UserError for a missing or unreadable file and, with its line, for broken JSON, a row that is no
+    object, a text that is no Unicode.
     """
     path = Path(path)
     number = 0
@@ -31,6 +32,8 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
+                if "\\ud" in line or "\\uD" in line:
+                    check_unicode(row, f"{path}:{number}")
                 yield number, row
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; check the path (working folder: {Path.cwd()})") from error
@@ -38,6 +41,21 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{path}:{number}: broken JSON ({error.msg} at column {error.colno})") from error
     except (EOFError, zlib.error, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path}: unreadable after line {number} ({error})") from error
+
+
+def check_unicode(value: Any, where: str) -> None:
+    """Raise UserError when a text in `value` holds half of a surrogate pair, as JSON can write it.
+
+    No tokenizer takes one, and no file can be written with it.
+    """
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = ord(error.object[error.start])
+        raise UserError(
+            f"{where}: holds \\u{half:04x}, half of a surrogate pair and no character; "
+            "write the whole pair, or take it out"
+        ) from error
 
 
 def write_atomically(path: str | Path, text: str) -> None:

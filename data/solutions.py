@@ -19,13 +19,14 @@ def read_solutions(
     source: str | Path,
     format: str = "auto",  # noqa: A002 - the word users know
     *,
-    splitter: Splitter = "newline",
+    splitter: Splitter | None = "newline",
     split: str = "train",
 ) -> list[StepSolution]:
     """Return the solutions of a file, folder or hub dataset, in its order; labels are None where it has none.
 
-    format: a step format by name, or "auto": told from the first row. splitter: how a `response` is cut.
-    Raises UserError, with file and line, for rows that are none of these.
+    format: a step format by name, or "auto": told from the first row. splitter: how a `response` is cut;
+    None: not at all. Raises UserError, with file and line, for rows that are none of these, and for a
+    `response` that nothing cuts.
     """
     if format == "auto":
         first = next(iter(read_rows(source, split=split)), None)
@@ -45,10 +46,15 @@ def _is_labelled(row: Row) -> bool:
         return False
 
 
-def _read_plain(row: Row, splitter: Splitter) -> StepSolution:
+def _read_plain(row: Row, splitter: Splitter | None) -> StepSolution:
     problem = field(row, "problem", str)
     if "steps" in row.values:
         steps = texts(row, "steps")
+    elif "response" in row.values and splitter is None:
+        raise UserError(
+            f"{row.where}: the reward model joins its steps with a text that no splitter is known for; "
+            "give --splitter, or rows with 'steps'"
+        )
     elif "response" in row.values:
         steps = tuple(step_texts(field(row, "response", str), splitter))
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_jsonl
+from data.files import check_unicode, read_jsonl
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -149,6 +149,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
                 yield Row(f"{path}:{number}", values)
             return
         rows = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            check_unicode(rows, str(path))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}:{error.lineno}: broken JSON ({error.msg} at column {error.colno})"

@@ -10,7 +10,7 @@ from rich.console import Console
 from data.errors import UserError, did_you_mean
 from data.protocols import MetricLog
 from data.settings import Settings
-from reasoning_rl.compose import evaluate_benchmark, evaluate_prm, train_ppo
+from reasoning_rl.compose import evaluate_benchmark, train_ppo
 from reasoning_rl.config import (
     PRM_BENCHMARKS,
     EvalConfig,
@@ -21,6 +21,7 @@ from reasoning_rl.config import (
 )
 from reasoning_rl.live import Live, grid_text, table_text
 from reasoning_rl.options import parse, several_values
+from reasoning_rl.prm_eval import evaluate_prm
 from reasoning_rl.telemetry import RunLog, read_metrics
 
 TERMINAL_LIMIT = 10

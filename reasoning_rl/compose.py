@@ -1,10 +1,9 @@
 """The composition root: from settings to models, readers, graders, scorers and the loops that use them.
 
-With commands.py and quickstart.py the only modules of this package that know the eval package.
+With commands.py, prm_eval.py and quickstart.py the only modules of this package that know the eval package.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +17,13 @@ from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
-from eval.prm_benchmarks.items import (
-    CONTROL,
-    Item,
-    attach_scores,
-    load_items,
-    read_scores,
-    with_scores,
-    write_scores,
-)
-from eval.prm_benchmarks.panels import make_panels
-from eval.prm_benchmarks.registry import check_threshold, get_prm_benchmark, measure
-from eval.prm_benchmarks.report import write_report
-from eval.prm_benchmarks.result import BenchmarkResult
 from eval.run import EvalResult, evaluate, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
-from prm.formats import load
+from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Loaded
 from prm.model import load_backbone, load_tokenizer
 from prm.scorer import LocalScorer
-from reasoning_rl.config import EvalConfig, PPOConfig, PRMEvalConfig
+from reasoning_rl.config import EvalConfig, PPOConfig
 from reasoning_rl.models import critic_from_policy, critic_from_prm
 from reasoning_rl.ppo import Learner, run_ppo
 from reasoning_rl.ptx import Demonstrations
@@ -93,16 +79,21 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
 
 
 def _training_scorer(config: PPOConfig, device: Any) -> StepScorer | None:
-    """Step rewards are made from probabilities: a PRM whose scores are on a scale of their own is refused."""
+    """Step rewards are made from probabilities that do not change on resume: others are refused."""
     if config.prm is None:
         return None
-    loaded = load_step_scorer(config.prm, config.prm_format, device=device)
-    if not loaded.format.is_probability:
+    spec = find_format(config.prm, config.prm_format)
+    if spec.head == "generative":
         raise UserError(
-            f"{config.prm}: format '{loaded.format.name}' gives raw scores, and step rewards need "
+            f"{config.prm}: format '{spec.name}' samples critiques, and their random stream is in no "
+            "checkpoint: a resumed run would be another; take a reward model that scores in one forward"
+        )
+    if not spec.is_probability:
+        raise UserError(
+            f"{config.prm}: format '{spec.name}' gives raw scores, and step rewards need "
             "probabilities in [0, 1]; take a format with another readout (docs/formats.md)"
         )
-    return loaded.scorer
+    return load_step_scorer(config.prm, spec, device=device).scorer
 
 
 def _critic(
@@ -253,49 +244,9 @@ def evaluate_benchmark(
     )
 
 
-def evaluate_prm(
-    name: str,
-    config: PRMEvalConfig,
-    *,
-    device: Any = "cpu",
-    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
-) -> tuple[BenchmarkResult, Path]:
-    """Score a benchmark's steps, or take existing scores, and measure; everything goes to output_dir/name/.
-
-    Returns the numbers and the path of the page. Raises UserError before a model is loaded for data that is
-    missing or broken.
-    """
-    items = load_items(name, get_prm_benchmark(name).formats, config.data, limit=config.limit)
-    check_threshold(name, items, config.threshold)
-    folder = Path(config.output_dir) / name
-    if config.scores is not None:
-        items = attach_scores(items, read_scores(config.scores))
-    else:
-        scorer = load_step_scorer(
-            config.prm or "", config.prm_format, device=device, max_batch_tokens=config.max_batch_tokens
-        ).scorer
-        items = with_scores(items, score_items(scorer, items, on_progress))
-        write_scores(folder / "scores.jsonl", items)
-    result = measure(name, items, config.threshold)
-    reported = [item for item in items if item.subset != CONTROL]
-    threshold = config.threshold
-    if isinstance(threshold, str):
-        # The pictures need one number: that of the first subset, which "gsm8k" gives to all.
-        threshold = next(iter(result.metrics["subsets"].values()))["threshold"]
-    panels = make_panels(reported, threshold)
-    if unscored := int(panels.steps["unscored_steps"]):
-        note = (
-            f"{unscored} labelled steps have no score (too long for the model?): they are in no step number "
-            "and never the first step called wrong"
-        )
-        result = replace(result, notes=(*result.notes, note))
-    page = write_report(folder, result, panels, reported, settings=config.model_dump(mode="json"))
-    return result, page
-
-
 def load_step_scorer(
     path: str,
-    prm_format: str | None = None,
+    prm_format: str | PRMFormat | None = None,
     *,
     device: Any = "cpu",
     max_batch_tokens: int | None = None,
@@ -308,19 +259,3 @@ def load_step_scorer(
         max_batch_tokens=max_batch_tokens,
         make_generator=lambda model, tokenizer: HFGenerator(model, tokenizer),
     )
-
-
-def score_items(
-    scorer: StepScorer,
-    items: list[Item],
-    on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
-    chunk: int = 256,
-) -> list[list[float | None]]:
-    """Return the scores of all items, in order; enough of them at a time to sort by length."""
-    scores: list[list[float | None]] = []
-    for start in range(0, len(items), chunk):
-        part = [item.solution for item in items[start : start + chunk]]
-        scores += scorer.score([one.problem for one in part], [one.steps for one in part])
-        if on_progress is not None:
-            on_progress(len(scores), len(items), {})
-    return scores

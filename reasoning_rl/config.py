@@ -307,16 +307,17 @@ class PRMEvalConfig(Settings):
     the data."""
     data: str
     """The benchmark's file, or the folder that holds its files."""
-    threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["gsm8k", "best"] = 0.5
-    """A step scored below it is called wrong. Of ProcessBench only: gsm8k takes the best threshold of that
-    subset for all, as published for models without a natural one; best each subset's own, an upper bound."""
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["gsm8k", "best"] | None = None
+    """A step scored below it is called wrong; none: the format's own, 0.5 for a file of scores. Of
+    ProcessBench only: gsm8k takes the best threshold of that subset for all, as published for models without
+    a natural one; best each subset's own, an upper bound."""
     limit: Count | None = None
     """So many solutions of each file only, evenly spread over it; none takes all."""
     max_batch_tokens: Count | None = None
     """Padded tokens of one forward; none: 1024 on a CPU, 32768 on a GPU."""
     output_dir: str = "outputs/eval"
     """scores.jsonl, result.json, report.html and its pictures go to a folder in it, named after the
-    benchmark."""
+    benchmark; the same command continues scores that are not complete."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

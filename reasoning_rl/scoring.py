@@ -5,9 +5,6 @@ what stands there already is compared with the input before it is kept. Where no
 comes out the same byte for byte.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +19,14 @@ from data.schema import StepSolution
 from data.settings import Settings
 from data.solutions import read_solutions
 from data.steps import Splitter
-from prm.formats import FORMATS, PRMFormat, get_format, load
-from prm.formats.recognise import recognise
+from prm.formats import PRMFormat, find_format, load
+from prm.model import FORMAT as STEPWELL
 from prm.model import load_config
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.score_file import append_chunks, name_format, name_weights, read_finished
 
-CHUNK = 256
-"""Solutions scored between two writes: enough that those of like length find each other."""
+_SPLITTERS: dict[str, Splitter] = {"\n": "newline", "\n\n": "blank_line"}
+"""What one of our own models has between its steps -> how a response is cut for it."""
 
 
 class ScoreConfig(Settings):
@@ -45,7 +43,7 @@ class ScoreConfig(Settings):
     input_format: str = "auto"
     """Format of the input's rows; auto: told from the first."""
     splitter: Splitter | None = None
-    """How a `response` is cut into steps; none: as the PRM's format has them."""
+    """How a `response` is cut into steps; none: as the PRM, or its format, has them."""
     aggregation: Aggregation | None = None
     """How step scores become one; none: the format's own way."""
     softmin_temperature: float | None = Field(default=None, gt=0)
@@ -108,12 +106,14 @@ def score_solutions(
     how = config.aggregation or spec.aggregation
     if how == "prod" and not spec.is_probability:
         raise UserError(f"aggregation prod multiplies probabilities; format '{spec.name}' gives raw scores")
-    solutions = read_solutions(config.input, config.input_format, splitter=config.splitter or spec.splitter)[
-        : config.limit
-    ]
-    by = _scored_by(config, spec, how)
     path = Path(config.output)
-    rows = _finished(path, solutions, by)
+    _refuse_own_input(path, Path(config.input))
+    solutions = read_solutions(config.input, config.input_format, splitter=_splitter(config, spec))
+    solutions = solutions[: config.limit]
+    by = _scored_by(config, spec, how)
+    rows = read_finished(
+        path, [_beginning(one) for one in solutions], by, field="step_scores", option="--output"
+    )
     if len(rows) < len(solutions):
         loaded = load(
             config.prm,
@@ -128,10 +128,11 @@ def score_solutions(
         )
     resumed = len(rows)
     on_progress(resumed, len(solutions))
-    for start in range(resumed, len(solutions), CHUNK):
-        chunk = solutions[start : start + CHUNK]
-        fresh = score_rows(loaded.scorer, spec, chunk, by)
-        _append(path, fresh)
+
+    def make_rows(part: slice) -> list[dict[str, Any]]:
+        return score_rows(loaded.scorer, solutions[part], by)
+
+    for fresh in append_chunks(path, make_rows, done=resumed, total=len(solutions)):
         rows += fresh
         on_progress(len(rows), len(solutions))
     scores = [row["step_scores"] for row in rows]
@@ -147,31 +148,48 @@ def score_solutions(
 
 
 def score_rows(
-    scorer: StepScorer, spec: PRMFormat, solutions: Sequence[StepSolution], by: dict[str, Any]
+    scorer: StepScorer, solutions: Sequence[StepSolution], by: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Return one row for each solution: what it was, its step scores, and the score of the whole."""
     scored = scorer.score([s.problem for s in solutions], [s.steps for s in solutions])
     rows = []
     for solution, scores in zip(solutions, scored, strict=True):
-        row: dict[str, Any] = {"id": solution.id} if solution.id else {}
-        row |= {"problem": solution.problem, "steps": list(solution.steps)}
-        if any(label is not None for label in solution.labels):
-            row["labels"] = list(solution.labels)
-        for name in ("first_error", "answer_correct"):
-            if getattr(solution, name) is not None:
-                row[name] = getattr(solution, name)
-        row["step_scores"] = scores
-        row["score"] = aggregate(scores, by["aggregation"], temperature=by["softmin_temperature"])
-        rows.append(row | {"scored_by": by})
+        whole = aggregate(scores, by["aggregation"], temperature=by["softmin_temperature"])
+        rows.append(_beginning(solution) | {"step_scores": scores, "score": whole, "scored_by": by})
     return rows
+
+
+def _beginning(solution: StepSolution) -> dict[str, Any]:
+    """What a row says of its solution."""
+    row: dict[str, Any] = {"id": solution.id} if solution.id else {}
+    row |= {"problem": solution.problem, "steps": list(solution.steps)}
+    if any(label is not None for label in solution.labels):
+        row["labels"] = list(solution.labels)
+    for name in ("first_error", "answer_correct"):
+        if getattr(solution, name) is not None:
+            row[name] = getattr(solution, name)
+    return row
+
+
+def _refuse_own_input(output: Path, source: Path) -> None:
+    """Raise UserError for an output that is the input, or would be read as part of its folder."""
+    if not source.exists():
+        return
+    is_inside = output.resolve().is_relative_to(source.resolve())
+    if is_inside or (output.exists() and output.samefile(source)):
+        raise UserError(f"{output}: is read as input as well; give --output a place outside of {source}")
+
+
+def _splitter(config: ScoreConfig, spec: PRMFormat) -> Splitter | None:
+    """How responses are cut; None where one of our own models joins steps as no splitter cuts them."""
+    if config.splitter is not None or spec.name != STEPWELL:
+        return config.splitter or spec.splitter
+    return _SPLITTERS.get(getattr(load_config(config.prm), "step_joiner", "\n"))
 
 
 def _spec(config: ScoreConfig) -> PRMFormat:
     """The format, with the threshold and softmin temperature that the settings lay over its own."""
-    if config.format is None:
-        spec = recognise(config.prm, load_config(config.prm))
-    else:
-        spec = get_format(config.format)
+    spec = find_format(config.prm, config.format)
     over = {"threshold": config.threshold, "softmin_temperature": config.softmin_temperature}
     return spec.model_copy(update={name: value for name, value in over.items() if value is not None})
 
@@ -180,8 +198,8 @@ def _scored_by(config: ScoreConfig, spec: PRMFormat, how: Aggregation) -> dict[s
     """What the scores depend on besides the solutions; written into every row."""
     return {
         "prm": config.prm,
-        "format": spec.name,
-        "format_digest": _digest(spec),
+        **name_weights(config.prm),
+        **name_format(spec),
         "reference": config.reference,
         "aggregation": how,
         "softmin_temperature": spec.softmin_temperature,
@@ -191,52 +209,3 @@ def _scored_by(config: ScoreConfig, spec: PRMFormat, how: Aggregation) -> dict[s
         "max_length": config.max_length,
         "dtype": config.dtype,
     }
-
-
-def _digest(spec: PRMFormat) -> str | None:
-    """Of a format that is not the registered one of its name, a short hash; None otherwise."""
-    own = {"threshold", "threshold_mode", "softmin_temperature", "aggregation"}
-    known = FORMATS.get(spec.name)
-    if known is not None and known.model_dump(exclude=own) == spec.model_dump(exclude=own):
-        return None
-    return hashlib.sha256(spec.model_dump_json(exclude=own).encode()).hexdigest()[:12]
-
-
-def _finished(path: Path, solutions: Sequence[StepSolution], by: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of whole chunks that an earlier run left; what stands behind them is cut off.
-
-    Raises UserError when they are not the first of these solutions, or were scored otherwise.
-    """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    whole = lines[:-1]
-    remedy = "give another --output, or remove the file"
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(whole, 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: is no file of scores ({error}); {remedy}") from error
-        if not isinstance(row, dict) or "step_scores" not in row:
-            raise UserError(f"{path}:{number}: is no file of scores; {remedy}")
-        if number > len(solutions) or not _is_same(row, solutions[number - 1]):
-            raise UserError(f"{path}:{number}: holds another solution than the input at that place; {remedy}")
-        if row.get("scored_by") != by:
-            other = [name for name, value in by.items() if row.get("scored_by", {}).get(name) != value]
-            raise UserError(f"{path}:{number}: was scored with another {', '.join(other)}; {remedy}")
-        rows.append(row)
-    # A part of a chunk is scored again: with other neighbours its last digits would be others.
-    kept = rows if len(rows) == len(solutions) else rows[: len(rows) // CHUNK * CHUNK]
-    os.truncate(path, sum(len(line) + 1 for line in whole[: len(kept)]))
-    return kept
-
-
-def _is_same(row: dict[str, Any], solution: StepSolution) -> bool:
-    return row.get("problem") == solution.problem and row.get("steps") == list(solution.steps)
-
-
-def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -9,8 +9,9 @@ Colour is never the only carrier: the number and a mark stand beside every step.
 from dataclasses import dataclass
 from math import tanh
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field
 from rich.console import Group
 from rich.padding import Padding
 from rich.table import Table
@@ -31,7 +32,7 @@ class ShowConfig(Settings):
 
     html: str | None = None
     """Write a self-contained page here instead of showing the map in the terminal."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, gt=0)
     """Show only the first solutions; none: 10 in the terminal, all on the page."""
     id: str | None = None
     """Show only the solution of this id."""
@@ -71,11 +72,41 @@ class ScoredSolution:
         return [None if s is None else 0.5 + 0.5 * tanh(2 * (s - threshold) / widest) for s in self.scores]
 
 
-_BY = {"aggregation": "", "threshold": 0.5, "threshold_mode": "absolute", "is_probability": True}
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _ScoredBy(Settings):
+    """What a row says of how it was scored, as far as the map needs it."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    aggregation: str = ""
+    threshold: Number = 0.5
+    threshold_mode: Literal["absolute", "difference"] = "absolute"
+    is_probability: bool = True
+
+
+class _Row(Settings):
+    """The types of a scored row's fields."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    problem: str = ""
+    steps: list[str]
+    step_scores: list[Number | None]
+    score: Number | None = None
+    labels: list[Number | None] | None = None
+    first_error: int | None = None
+    answer_correct: bool | None = None
+    id: str | int | None = None
+    scored_by: _ScoredBy | None = None
 
 
 def read_scored(path: str | Path, *, threshold: float | None = None) -> list[ScoredSolution]:
-    """Return the rows of a file that `stepwell score` wrote. Raises UserError for any other."""
+    """Return the rows of a file that `stepwell score` wrote.
+
+    Raises UserError for a row that is none of these, with its line and field, and for a file without rows.
+    """
     out = []
     for number, row in read_jsonl(path):
         where = f"{path}:{number}"
@@ -84,23 +115,26 @@ def read_scored(path: str | Path, *, threshold: float | None = None) -> list[Sco
             raise UserError(
                 f"{where}: needs 'steps' and as many 'step_scores'; give a file that `stepwell score` wrote"
             )
-        labels = row.get("labels") or [None] * len(steps)
+        checked = _Row.from_dict(row, where)
+        labels = checked.labels or [None] * len(steps)
         if len(labels) != len(steps):
             raise UserError(f"{where}: {len(labels)} labels for {len(steps)} steps")
-        by = _BY | (row.get("scored_by") or {})
+        by = (checked.scored_by or _ScoredBy()).model_dump()
         out.append(
             ScoredSolution(
-                problem=str(row.get("problem", "")),
-                steps=[str(step) for step in steps],
-                scores=scores,
-                score=row.get("score"),
+                problem=checked.problem,
+                steps=checked.steps,
+                scores=checked.step_scores,
+                score=checked.score,
                 labels=labels,
-                first_error=row.get("first_error"),
-                answer_correct=row.get("answer_correct"),
-                id=str(row.get("id", "")) or f"line {number}",
+                first_error=checked.first_error,
+                answer_correct=checked.answer_correct,
+                id=f"line {number}" if checked.id in (None, "") else str(checked.id),
                 by=by if threshold is None else by | {"threshold": threshold},
             )
         )
+    if not out:
+        raise UserError(f"{path}: holds no scored solutions; give a file that `stepwell score` wrote")
     return out
 
 

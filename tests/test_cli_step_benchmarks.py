@@ -1,12 +1,16 @@
 """`stepwell eval` of step benchmarks and `stepwell data inspect`, end to end with a tiny model."""
 
 import json
+import shutil
 
 import pytest
 from cli_cases import failure, save_models
+from format_cases import checkpoint
 from prm_bench_cases import SHARED, needs_shared
 
 from eval.prm_benchmarks import PRM_BENCHMARKS as REGISTRY
+from prm.scorer import LocalScorer
+from reasoning_rl import score_file
 from reasoning_rl.cli import main
 from reasoning_rl.config import PRM_BENCHMARKS
 
@@ -54,6 +58,56 @@ def test_a_model_is_scored_and_its_scores_measure_the_same(models, tmp_path, cap
     first, second = (json.loads((f / "processbench" / "result.json").read_text()) for f in (out, again))
     assert first["metrics"] == second["metrics"] and first["panels"] == second["panels"]
     assert first["metrics"]["subsets"]["math"]["num_error"] == 3
+
+
+def test_a_stopped_run_goes_on_and_other_scores_are_never_replaced(
+    models, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(score_file, "CHUNK", 2)
+    data, prm = bench_file(tmp_path / "data"), models / "prm"
+    words = ("eval", "processbench", "--prm", prm, "--data", data, "--output-dir")
+    main([*map(str, words), str(tmp_path / "whole")])
+    whole = (tmp_path / "whole" / "processbench" / "scores.jsonl").read_bytes()
+    score, calls = LocalScorer.score, []
+
+    def interrupted(self, problems, solutions):
+        calls.append(len(problems))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(self, problems, solutions)
+
+    monkeypatch.setattr(LocalScorer, "score", interrupted)
+    out = tmp_path / "out"
+    scores = out / "processbench" / "scores.jsonl"
+    with pytest.raises(SystemExit):
+        main([*map(str, words), str(out)])
+    assert scores.read_bytes() == b"".join(whole.splitlines(keepends=True)[:2])
+    main([*map(str, words), str(out)])
+    assert scores.read_bytes() == whole and calls == [2, 2, 2, 2]
+    # Another threshold is a question to the same scores; another model, format or data is not.
+    main([*map(str, words), str(out), "--threshold", "0.4"])
+    assert len(calls) == 4
+    shutil.copytree(prm, tmp_path / "second")
+    other = ("eval", "processbench", "--prm", tmp_path / "second", "--data", data, "--output-dir", out)
+    assert f"{scores}:1: was scored with another prm;" in failure(capsys, *other)
+    assert "was scored with another format;" in failure(capsys, *words, out, "--prm-format", "trl")
+    data.write_text(data.read_text().replace("The answer is 3.", "The answer is 4."))
+    assert "was scored with another data;" in failure(capsys, *words, out)
+    assert scores.read_bytes() == whole
+
+
+def test_a_step_is_called_wrong_below_the_formats_threshold(models, tmp_path, capsys) -> None:
+    data = bench_file(tmp_path / "data")
+    prm = checkpoint("skywork")
+    (tmp_path / "mine.yaml").write_text("base: skywork\nthreshold: 0.25\n")
+    words = ("eval", "processbench", "--prm", prm, "--data", data, "--output-dir", tmp_path)
+    for more, threshold in [((), 0.25), (("--threshold", "0.75"), 0.75)]:
+        main([*map(str, words), "--prm-format", str(tmp_path / "mine.yaml"), *more])
+        result = json.loads((tmp_path / "processbench" / "result.json").read_text())
+        assert result["metrics"]["subsets"]["math"]["threshold"] == threshold
+        assert result["settings"]["threshold"] == threshold
+    text = failure(capsys, *words, "--prm-format", "skywork-difference")
+    assert "'skywork-difference' calls a step wrong by the change from the step before" in text
 
 
 def test_the_page_is_self_contained_and_shows_all_pictures(tmp_path) -> None:

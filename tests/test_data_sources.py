@@ -127,6 +127,9 @@ def test_a_hub_dataset_that_cannot_be_had_offline_names_the_ways_out():
         ("r.txt", "x", "r.txt: unknown file type; expected .jsonl"),
         ("r.jsonl", '{"a": 1}\n{"a": \n', r"r.jsonl:2: broken JSON"),
         ("r.jsonl", '{"a": 1}\n\n[2]\n', r"r.jsonl:3: expected a JSON object, got list"),
+        ("r.jsonl", '{"a": 1}\n{"a": "\\ud800"}\n', r"r.jsonl:2: holds \\ud800, half of a surrogate pair"),
+        ("r.jsonl", '{"a": {"b": ["\\uDE00\\uD83D"]}}\n', r"r.jsonl:1: holds \\ude00, half"),
+        ("r.json", '[{"a": "\\ud800"}]', r"r.json: holds \\ud800"),
         ("r.json", '[{"a": 1},\n {"a" 2}]', r"r.json:2: broken JSON"),
         ("r.json", '[{"a": 1}, 7]', r"r.json:row 2: expected an object, got an integer 7"),
         ("r.jsonl.gz", "not gzipped", "unreadable"),
@@ -142,6 +145,12 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, me
         path.write_text(content)
     with pytest.raises(UserError, match=message):
         list(read_rows(path.parent if "/" in name else path))
+
+
+def test_whole_surrogate_pairs_and_backslashes_are_texts(tmp_path):
+    path = tmp_path / "r.jsonl"
+    path.write_text('{"a": "\\ud83d\\ude00"}\n{"a": "\\\\ud800"}\n')
+    assert [row.values["a"] for row in read_rows(path)] == ["\U0001f600", "\\ud800"]
 
 
 def test_a_missing_field_names_place_expected_and_found():

@@ -248,6 +248,7 @@ def test_what_cannot_be_cut_for_certain_is_left_out_and_counted(tmp_path) -> Non
         (MR_GSM8K | {"model_output_solution_first_error_step": 0}, r"from 1 \(1 to 3\), got an integer 0"),
         (MR_GSM8K | {"model_output_solution_first_error_step": "N/A"}, "first_error_step' must name one"),
         (MR_GSM8K | {"model_output_solution_correctness": "right"}, 'must be "correct" or "wrong"'),
+        (MR_GSM8K | {"model_output_solution_correctness": []}, 'must be "correct" or "wrong", got a list'),
         (MR_GSM8K | {"model_output_solution_correctness": "correct"}, 'must be "N/A" for a correct solution'),
         (BIGBENCH | {"mistake_index": 2}, "field 'mistake_index' must name one of the 2 steps"),
         (PRMBENCH | {"error_steps": [0]}, r"field 'error_steps\[0\]' must be a step's number from 1"),

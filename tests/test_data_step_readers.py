@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -171,12 +172,15 @@ def test_written_solutions_read_back_equal(tmp_path_factory, solutions):
     assert read_steps(path) == read_steps(path, "stepwell") == solutions
 
 
-def test_a_lone_surrogate_and_a_read_only_meta_are_written_too(tmp_path):
-    solution = StepSolution("p", ("\ud800",), (1.0,), meta=MappingProxyType({"k": 1}))
+def test_a_read_only_meta_is_written_and_a_lone_surrogate_is_refused_with_its_line(tmp_path):
+    solution = StepSolution("p", ("a",), (1.0,), meta=MappingProxyType({"k": 1}))
     write_steps(tmp_path / "s.jsonl", [solution])
     (back,) = read_steps(tmp_path / "s.jsonl")
-    assert back.steps == ("\ud800",)
+    assert back.steps == ("a",)
     assert back.meta == {"k": 1}
+    write_steps(tmp_path / "half.jsonl", [replace(solution, steps=("\ud800",))])
+    with pytest.raises(UserError, match=r"half\.jsonl:1: holds \\ud800, half of a surrogate pair"):
+        read_steps(tmp_path / "half.jsonl")
     with pytest.raises(UserError, match="give the file a name ending in .jsonl"):
         write_steps(tmp_path / "s.parquet", [solution])
 

@@ -83,7 +83,8 @@ def test_a_critic_cannot_start_from_a_reward_model_that_reads_other_tokens(stran
 
 
 def test_a_reward_model_that_another_library_trained_scores_the_steps(strangers, tmp_path, capsys) -> None:
-    """TRL's token classifiers carry no mark of ours; raw scores (PURE's difference) are no step reward."""
+    """TRL's token classifiers carry no mark of ours; raw scores (PURE's difference) are no step reward,
+    nor are critiques: a resumed run would draw others."""
     prm = load_prm(strangers / "prm")
     del prm.config.prm_format
     save_model(tmp_path / "prm", prm, load_tokenizer(strangers / "prm"))
@@ -94,6 +95,9 @@ def test_a_reward_model_that_another_library_trained_scores_the_steps(strangers,
     )
     assert "step rewards need probabilities" in failure(
         capsys, "ppo", "--config", config, "--prm-format", "pure"
+    )
+    assert "format 'genprm' samples critiques" in failure(
+        capsys, "ppo", "--config", config, "--prm-format", "genprm", "--critic.init", "policy"
     )
     main(["ppo", "--config", config, "--prm-format", "trl", "--critic.init", "policy"])
     assert 0 < read_metrics(tmp_path / "run")[-1]["reward/step_score"] < 1

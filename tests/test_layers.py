@@ -21,7 +21,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 OURS = {*ALLOWED, "tests", "benchmarks"}
 
-COMPOSITION_ROOTS = [f"reasoning_rl/{name}.py" for name in ("commands", "compose", "labelling", "quickstart")]
+COMPOSITION_ROOTS = [
+    f"reasoning_rl/{name}.py" for name in ("commands", "compose", "labelling", "prm_eval", "quickstart")
+]
 """Files that put the parts together: they alone may import eval, and print."""
 
 ENGINES = ["reasoning_rl/rollout/vllm_*.py", "prm/vllm_scorer.py", "reasoning_rl/runtime.py"]

@@ -32,6 +32,7 @@ from transformers import (
     GraniteForCausalLM,
 )
 
+from data.aggregation import aggregate
 from data.errors import UserError
 from data.world_tokenizer import word_tokenizer
 from prm.checkpoint import save_model
@@ -59,7 +60,7 @@ def score(folder, name, **options) -> list[float]:
         ("class2", [math.log(3), 0.0], 0.25),  # the right class is second
         ("class2_difference", [math.log(3), 0.0], -0.5),
         ("validity", [math.log(2), math.log(3), math.log(5)], 0.8),
-        ("redundancy", [math.log(2), math.log(3), math.log(5)], 0.3),
+        ("redundancy", [math.log(2), math.log(3), math.log(5)], 0.7),
         ("sigmoid", [math.log(4)], 0.8),
         ("mean_logits", [math.log(4)], 0.8),
         ("raw", [-7.5], -7.5),
@@ -71,10 +72,22 @@ def test_readouts_by_hand(readout, logits, expected) -> None:
     assert float(READ[readout](torch.tensor([logits]))[0]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_redundancy_is_the_neutral_class_of_the_same_model() -> None:
+def test_redundancy_goes_by_the_neutral_class_of_the_same_model() -> None:
     validity = score(checkpoint("reasoneval-34b"), "reasoneval-34b")
     redundancy = score(checkpoint("reasoneval-34b"), "reasoneval-34b-redundancy")
-    assert all(0 < r < v < 1 for r, v in zip(redundancy, validity, strict=True))
+    # (neutral + positive) + (negative + positive) = 1 + positive
+    assert all(1 < r + v < 2 for r, v in zip(redundancy, validity, strict=True))
+
+
+@pytest.mark.parametrize("name", ["reasoneval-7b-redundancy", "reasoneval-34b-redundancy"])
+def test_a_redundant_step_is_below_its_threshold(name) -> None:
+    """To the authors a step is redundant when P(neutral) is above 0.15; the worst decides."""
+    spec = get_format(name)
+    neutral = torch.tensor([0.1, 0.2])
+    logits = torch.stack([(1 - neutral) / 2, neutral, (1 - neutral) / 2], dim=-1).log()
+    scores = READ[spec.readout](logits).tolist()
+    assert spec.are_right(scores) == [True, False]
+    assert aggregate(scores, spec.aggregation) == pytest.approx(0.8)
 
 
 def test_thresholds_compare_scores_or_their_changes() -> None:
@@ -324,6 +337,10 @@ def test_a_format_may_build_on_a_registered_one(tmp_path) -> None:
             "readout 'class2' does not fit head 'value_head'; choose",
         ),
         ("base: pur\n", "base 'pur' is unknown; did you mean 'pure'"),
+        ("base: [pure]\n", "base '['pure']' is unknown"),
+        # Our own models are not read by these fields at all: threshold alone would be, and the token not.
+        ("base: stepwell\nthreshold: 0.3\n", "'stepwell' is how models trained here are read"),
+        ("base: trl\nname: stepwell\n", "'stepwell' is how models trained here are read"),
         ("step: 'Step {i}'\n", "`step` must hold {step}"),
         ("layout: chat\ntokenise: separate\n", "tokenise: separate works for layout plain"),
         ("head: generative\nreadout: critique\n", "a generative format needs `critique`"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 from html.parser import HTMLParser
 
 import pytest
@@ -13,7 +14,7 @@ from data.errors import UserError
 from data.solutions import read_solutions
 from prm.formats import load_scorer
 from prm.scorer import LocalScorer
-from reasoning_rl import scoring
+from reasoning_rl import score_file, scoring
 from reasoning_rl.cli import main
 from reasoning_rl.step_map import ScoredSolution, colour, read_scored, terminal_map
 from reasoning_rl.step_map_html import page
@@ -114,7 +115,7 @@ def test_two_models_and_critics_score_through_the_same_command(tmp_path) -> None
 
 
 def test_a_stopped_run_goes_on_to_the_same_file(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(scoring, "CHUNK", 2)
+    monkeypatch.setattr(score_file, "CHUNK", 2)
     prm, source = checkpoint("trl"), write(tmp_path / "in.jsonl", ROWS)
     score(prm, source, tmp_path / "whole.jsonl", "--format", "trl")
     whole = (tmp_path / "whole.jsonl").read_bytes()
@@ -143,6 +144,78 @@ def test_an_output_of_something_else_is_not_continued(tmp_path, capsys) -> None:
     output.write_text("a diary\n")
     assert f"{output}:1: is no file of scores" in failure(capsys, *common, "--input", source)
     assert output.read_text() == "a diary\n"
+
+
+@pytest.mark.parametrize("tail", ["notes without an end", '{"id": "p0", "text"', '{"id": "p1", "problem": "'])
+def test_a_last_line_of_something_else_is_not_cut_off(tail, tmp_path, capsys) -> None:
+    prm, source, output = checkpoint("trl"), write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    common = ("score", "--prm", prm, "--format", "trl", "--input", source, "--output", output)
+    output.write_text(tail)
+    assert f"{output}:1: is no file of scores" in failure(capsys, *common)
+    assert output.read_text() == tail
+    output.unlink()
+    score(prm, source, output, "--format", "trl")
+    with output.open("a") as file:
+        file.write(tail)
+    kept = output.read_bytes()
+    assert f"{output}:8: is no file of scores" in failure(capsys, *common)  # all rows stand before it
+    assert output.read_bytes() == kept
+
+
+def test_the_input_is_never_written_to(tmp_path, capsys) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    source = folder / "in.jsonl"
+    write(source, ROWS)
+    (tmp_path / "link.jsonl").symlink_to(source)
+    kept = source.read_bytes()[:-1]  # the last row without its line break: what would be cut off
+    source.write_bytes(kept)
+    common = ("score", "--prm", checkpoint("trl"), "--format", "trl")
+    for given, output in [
+        (source, source),
+        (source, tmp_path / "link.jsonl"),
+        (folder, source),
+        (folder, folder / "out.jsonl"),
+    ]:
+        text = failure(capsys, *common, "--input", given, "--output", output)
+        assert f"{output}: is read as input as well" in text
+    assert source.read_bytes() == kept and list(folder.iterdir()) == [source]
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_later(tmp_path, monkeypatch, capsys) -> None:
+    """No file may grow beyond 1 KiB from here on: the system refuses, as a full disk does."""
+    monkeypatch.setattr(score_file, "CHUNK", 2)
+    prm, source, output = checkpoint("trl"), write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        text = failure(
+            capsys, "score", "--prm", prm, "--format", "trl", "--input", source, "--output", output
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert f"{output}: cannot write (File too large)" in text and "what is recorded is kept" in text
+    score(prm, source, output, "--format", "trl")
+    assert [row["id"] for row in read(output)] == [row["id"] for row in ROWS]
+
+
+def test_responses_are_cut_as_our_own_model_joins_its_steps(tmp_path, capsys) -> None:
+    folder = save_models(tmp_path)
+    source = write(tmp_path / "in.jsonl", [{"problem": "2 + 2?", "response": "One\ntwo\n\nthree"}])
+    steps = {"\n": ["One", "two", "three"], "\n\n": ["One\ntwo", "three"]}
+    config = folder / "prm" / "config.json"
+    for joiner in ("\n", "\n\n", " ;; "):
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"step_joiner": joiner}))
+        output = tmp_path / f"{len(joiner)}.jsonl"
+        if joiner in steps:
+            score(folder / "prm", source, output)
+            assert read(output)[0]["steps"] == steps[joiner]
+            continue
+        common = ("score", "--prm", folder / "prm", "--output", output)
+        assert "give --splitter, or rows with 'steps'" in failure(capsys, *common, "--input", source)
+        score(folder / "prm", source, output, "--splitter", "newline")
+        score(folder / "prm", write(tmp_path / "s.jsonl", ROWS), tmp_path / "rows.jsonl")
+        assert read(tmp_path / "rows.jsonl")[0]["steps"] == ROWS[0]["steps"]
 
 
 def test_mistakes_take_a_line_or_two(tmp_path, capsys) -> None:
@@ -289,3 +362,27 @@ def test_show_chooses_and_names_what_it_cannot(tmp_path, capsys) -> None:
     other = write(tmp_path / "other.jsonl", [{"problem": "x", "steps": ["a"]}])
     assert f"{other}:1: needs 'steps' and as many 'step_scores'" in failure(capsys, "show", other)
     assert "no such file" in failure(capsys, "show", tmp_path / "absent.jsonl")
+    empty = write(tmp_path / "empty.jsonl", [])
+    assert f"{empty}: holds no scored solutions" in failure(capsys, "show", empty)
+    for limit in (0, -1):
+        assert "limit: Input should be greater than 0" in failure(capsys, "show", source, "--limit", limit)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("step_scores", [0.5, "high", None], "step_scores.1"),
+        ("step_scores", [0.5, float("nan"), None], "step_scores.1"),
+        ("step_scores", [0.5, True, None], "step_scores.1"),
+        ("labels", ["right", None, None], "labels.0"),
+        ("labels", 1, "labels"),
+        ("score", "0.5", "score"),
+        ("first_error", "one", "first_error"),
+        ("scored_by", "me", "scored_by"),
+        ("scored_by", {"threshold": "low"}, "scored_by.threshold"),
+        ("scored_by", {"threshold_mode": "relative"}, "scored_by.threshold_mode"),
+    ],
+)
+def test_a_field_of_another_type_is_named_with_its_line(field, value, named, tmp_path, capsys) -> None:
+    source = write(tmp_path / "s.jsonl", [SCORED, SCORED | {field: value}])
+    assert f"{source}:2: {named}: Input should be" in failure(capsys, "show", source)

@@ -106,7 +106,7 @@ def _verdict(row: Row, name: str) -> bool | None:
     if value is None:
         return None
     word = value.strip().lower() if isinstance(value, str) else value
-    if word not in _CORRECT:
+    if not isinstance(word, str) or word not in _CORRECT:
         raise UserError(f'{row.where}: field \'{name}\' must be "correct" or "wrong", got {show(value)}')
     return _CORRECT[word]
 

@@ -1,7 +1,16 @@
 """Every published process reward model behind one `score()`; see docs/formats.md."""
 
-from prm.formats.load import Loaded, load, load_scorer
+from prm.formats.load import Loaded, find_format, load, load_scorer
 from prm.formats.registry import FORMATS, get_format, read_format
 from prm.formats.spec import PRMFormat
 
-__all__ = ["FORMATS", "Loaded", "PRMFormat", "get_format", "load", "load_scorer", "read_format"]
+__all__ = [
+    "FORMATS",
+    "Loaded",
+    "PRMFormat",
+    "find_format",
+    "get_format",
+    "load",
+    "load_scorer",
+    "read_format",
+]

@@ -35,6 +35,14 @@ class Loaded:
     format: PRMFormat
 
 
+def find_format(path: str | Path, name: str | None = None) -> PRMFormat:
+    """Return the format of that name (registered, or a .yaml file); none: as recognised from the model.
+
+    Raises UserError for an unknown name, and when the format cannot be told.
+    """
+    return get_format(name) if name is not None else recognise(path, load_config(path))
+
+
 def load_scorer(path: str | Path, format: str | PRMFormat | None = None, **options: Any) -> StepScorer:  # noqa: A002
     """Return a StepScorer over the PRM at `path`; see `load` for the options."""
     return load(path, format, **options).scorer
@@ -61,10 +69,7 @@ def load(
 
     Raises UserError when the format cannot be told, or model and tokenizer do not fit it.
     """
-    if isinstance(format, PRMFormat):
-        chosen = format
-    else:
-        chosen = get_format(format) if format is not None else recognise(path, load_config(path))
+    chosen = format if isinstance(format, PRMFormat) else find_format(path, format)
     device = torch.device(device)
     size = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
     logger.info(

@@ -173,8 +173,7 @@ SCORERS = (
             "models": (),
             "architectures": (),
             "readout": "redundancy",
-            "aggregation": "max",
-            "threshold": 0.15,
+            "threshold": 0.85,
         }
     ),
     # Its padding token is its BOS, and the authors' code counts places before it puts the BOS back: what they
@@ -194,8 +193,7 @@ SCORERS = (
             "architectures": (),
             "read_offset": -1,
             "readout": "redundancy",
-            "aggregation": "max",
-            "threshold": 0.15,
+            "threshold": 0.85,
         }
     ),
     _SKYWORK,

@@ -14,8 +14,9 @@ READ: dict[str, Callable[[Tensor], Tensor]] = {
     "class2_difference": lambda logits: logits.softmax(-1) @ logits.new_tensor([-1.0, 1.0]),
     # Classes negative, neutral, positive (arXiv:2404.05692): a step is valid when it is not negative ...
     "validity": lambda logits: logits.softmax(-1)[:, 1:].sum(-1),
-    # ... and redundant when it is neutral: right, but no step forward.
-    "redundancy": lambda logits: logits.softmax(-1)[:, 1],
+    # ... and redundant when it is neutral: right, but no step forward. The authors' score is P(neutral); its
+    # complement, so that a higher score is the better step here as well.
+    "redundancy": lambda logits: 1 - logits.softmax(-1)[:, 1],
     "sigmoid": lambda logits: torch.sigmoid(logits[:, 0]),
     "raw": lambda logits: logits[:, 0],
     "ensemble_mean": lambda logits: torch.sigmoid(logits).mean(-1),

@@ -7,6 +7,7 @@ from data.settings import read_yaml
 from prm.formats.published import SCORERS
 from prm.formats.published_critics import CRITICS
 from prm.formats.spec import PRMFormat
+from prm.model import FORMAT as STEPWELL
 
 FORMATS: dict[str, PRMFormat] = {entry.name: entry for entry in (*SCORERS, *CRITICS)}
 """Name -> format."""
@@ -22,12 +23,21 @@ def get_format(name: str) -> PRMFormat:
 
 
 def read_format(path: str | Path) -> PRMFormat:
-    """Return the format in a YAML file: fields laid over those of the entry that `base` names."""
-    values = read_yaml(path)
+    """Return the format in a YAML file: fields laid over those of the entry that `base` names.
+
+    Raises UserError for an unknown base or field, and for our own models' format as base or name.
+    """
+    values = {"name": Path(path).stem, **read_yaml(path)}
     base = values.pop("base", None)
-    if base is None:
-        return PRMFormat.from_dict({"name": Path(path).stem, **values}, where=str(path))
-    if base not in FORMATS:
-        raise UserError(f"{path}: base '{base}' is unknown{did_you_mean(str(base), FORMATS)}")
-    inherited = FORMATS[base].model_dump() | {"name": Path(path).stem, "models": (), "token_ids": {}}
-    return PRMFormat.from_dict(inherited | values, where=str(path))
+    if base is not None:
+        if not isinstance(base, str) or base not in FORMATS:
+            raise UserError(f"{path}: base '{base}' is unknown{did_you_mean(str(base), FORMATS)}")
+        values = FORMATS[base].model_dump() | {"models": (), "token_ids": {}} | values
+    spec = PRMFormat.from_dict(values, where=str(path))
+    if base == STEPWELL or (spec.name == STEPWELL and spec != FORMATS[STEPWELL]):
+        # Their own scorer reads them, from their own config: other fields would be passed over, or misread.
+        raise UserError(
+            f"{path}: '{STEPWELL}' is how models trained here are read, and takes no fields of yours; "
+            "leave --format out for them, and give another format another name and base"
+        )
+    return spec
