@@ -12,11 +12,11 @@ from typing import Any
 from data.errors import UserError
 
 
-def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_jsonl(path: str | Path, *, any_text: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a .jsonl or .jsonl.gz file; blank lines are passed over.
 
     Raises UserError for a missing or unreadable file and, with its line, for broken JSON, a row that is no
-    object, a text that is no Unicode.
+    object, a text that is no Unicode. any_text: take such texts too, as a model may have written them.
     """
     path = Path(path)
     number = 0
@@ -32,7 +32,7 @@ def read_jsonl(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 row = json.loads(line)
                 if not isinstance(row, dict):
                     raise UserError(f"{path}:{number}: expected a JSON object, got {type(row).__name__}")
-                if "\\ud" in line or "\\uD" in line:
+                if not any_text and ("\\ud" in line or "\\uD" in line):
                     check_unicode(row, f"{path}:{number}")
                 yield number, row
     except FileNotFoundError as error:

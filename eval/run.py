@@ -257,7 +257,7 @@ def _read_recorded(path: Path, counts: Mapping[str, int]) -> dict[tuple[str, int
     if whole < len(content):
         os.truncate(path, whole)
     rows: dict[tuple[str, int], Row] = {}
-    for line, row in read_jsonl(path):
+    for line, row in read_jsonl(path, any_text=True):
         remedy = "remove that line and run again"
         missing = _FIELDS - row.keys()
         if missing:

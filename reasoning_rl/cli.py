@@ -92,6 +92,10 @@ def verb_help(name: str) -> str:
         "  --config FILE",
         "      YAML file of the options below; options on the command line win over it",
     ]
+    if name == "quickstart":
+        lines += ["  --fresh", "      delete what an earlier run left in the output folder, and start anew"]
+    if name in LISTING:
+        lines += ["  --list", "      name what there is to choose from, and stop"]
     if name in RESUMABLE:
         lines += ["  --resume", "      continue from the newest checkpoint in the output folder"]
     lists = [describe(verb.settings())]
@@ -220,6 +224,7 @@ def _quickstart(args: list[str]) -> None:
     run_quickstart_command(args)
 
 
+LISTING = ("eval", "score")
 RESUMABLE = ("sft", "prm", "ppo")
 
 VERBS: dict[str, Verb] = {

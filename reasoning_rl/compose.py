@@ -16,7 +16,7 @@ from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
-from eval.benchmarks import get_benchmark, make_grader, read_benchmark
+from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader, read_benchmark
 from eval.run import EvalResult, evaluate, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
@@ -40,6 +40,10 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     """
     refuse_used_folder(config.output_dir, resume=resume)
     name = config.problems_format or config.problems
+    if name not in BENCHMARKS and config.problems_format is None and Path(name).exists():
+        raise UserError(
+            f"{config.problems}: is a file or folder; set problems_format to the benchmark whose form it has"
+        )
     source = config.problems if config.problems_format else None
     problems, held_out = _problems(config, name, source)
     if len(problems) < config.rollout.problems_per_iteration:

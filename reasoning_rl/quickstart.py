@@ -375,7 +375,7 @@ def _table(summary: dict[str, Any]) -> Table:
     table.add_section()
     table.add_row(
         "PRM against the oracle",
-        f"step accuracy {_shown(prm['step_accuracy'])}",
+        f"step accuracy {_shown(prm['step_accuracy'])} (one answer: {_shown(prm['majority_accuracy'])})",
         f"AUC {_shown(prm['step_auc'])}",
     )
     table.add_row("", f"first-error F1 {_shown(prm['first_error_f1'])}", f"ECE {_shown(prm['ece'])}")

@@ -172,6 +172,11 @@ def test_too_few_problems_are_counted(models, tmp_path, capsys) -> None:
     text = failure(capsys, "ppo", "--config", config, "--num-problems", 5)
     assert "arithmetic: 5 training problems beside 8 held out, fewer than rollout.problems_per" in text
     assert "unknown difficulty 'hrd'" in failure(capsys, "ppo", "--config", config, "--difficulty", "hrd")
+    file = tmp_path / "problems.jsonl"
+    file.write_text('{"question": "1 + 1?", "answer": "#### 2"}\n')
+    assert "set problems_format to the benchmark whose form it has" in failure(
+        capsys, "ppo", "--config", config, "--problems", file
+    )
     assert "did you mean 'arithmetic'" in failure(
         capsys, "ppo", "--config", config, "--problems", "arithmetc"
     )
