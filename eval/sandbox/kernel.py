@@ -1,6 +1,7 @@
 """The Linux calls that Python does not wrap, through ctypes. Every function raises OSError like os does."""
 
 import ctypes
+import fcntl
 import os
 import platform
 import struct
@@ -141,7 +142,10 @@ def landlock_ruleset(version: int, rules: dict[str, int | None]) -> int:
             _syscall("landlock_add_rule", ruleset, 1, struct.pack("=Qi", allowed, beneath), 0)
         finally:
             os.close(beneath)
-    return ruleset
+    # Above the numbers that a program's own files get: one of those would take its place.
+    high = fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, 16)
+    os.close(ruleset)
+    return high
 
 
 def landlock_restrict(ruleset: int) -> None:
