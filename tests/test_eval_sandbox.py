@@ -107,14 +107,14 @@ def test_nothing_is_left_running_or_lying_about(level):
         "    time.sleep(0.2)\n"
         "    return a + b\n"
     )
-    before = set(os.listdir("/tmp"))
     with Sandbox(level) as sandbox:
         assert judge(sandbox, program).status == "passed"
         assert mark not in _names()
         probe = "import os\ndef add(a, b):\n    return a + b if os.listdir('.') == [] else None"
         assert judge(sandbox, probe).status == "passed"
         children = [process.pid for process in sandbox._pair]
-    assert [name for name in set(os.listdir("/tmp")) - before if name.startswith("stepwell-")] == []
+    folders = tuple(f"stepwell-{pid}-" for pid in children)
+    assert [name for name in os.listdir("/tmp") if name.startswith(folders)] == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 

@@ -190,7 +190,7 @@ class Server:
         self.folders: list[str] = []
         self.ruleset: int | None = None
         self.has_seccomp = False
-        self.scratch = root.SCRATCH if has_namespaces else tempfile.mkdtemp(prefix="stepwell-")
+        self.scratch = root.SCRATCH if has_namespaces else tempfile.mkdtemp(prefix=f"stepwell-{os.getpid()}-")
         self.spent = 0.0
 
     def confine(self, folders: list[str]) -> None:
