@@ -189,6 +189,19 @@ _BREACHES = {
         import ctypes, os
         BROKEN = ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0
     """,
+    "limit and slow down the parent": """
+        import os, resource
+        parent = os.getppid()
+        for call in (
+            lambda: resource.prlimit(parent, resource.RLIMIT_CPU, (1, 1)),
+            lambda: os.setpriority(os.PRIO_PROCESS, parent, 19),
+            lambda: os.sched_setaffinity(parent, {0}),
+        ):
+            try: call(); BROKEN = True
+            except OSError: pass
+        try: os.kill(parent, 2)  # the first process of a namespace: sent, and without effect
+        except OSError: pass
+    """,
     "mount": """
         import ctypes
         BROKEN = ctypes.CDLL(None).mount(b"none", b"/tmp", b"tmpfs", 0, 0) == 0

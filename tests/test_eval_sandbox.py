@@ -9,7 +9,7 @@ import pytest
 from sandbox_attacks import BREACHES, FORGERIES, HONEST, SLOW, TEST
 
 from data.errors import UserError
-from eval.sandbox import Sandbox
+from eval.sandbox import Sandbox, client
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -107,14 +107,14 @@ def test_nothing_is_left_running_or_lying_about(level):
         "    time.sleep(0.2)\n"
         "    return a + b\n"
     )
-    before = set(os.listdir("/tmp"))
     with Sandbox(level) as sandbox:
         assert judge(sandbox, program).status == "passed"
         assert mark not in _names()
         probe = "import os\ndef add(a, b):\n    return a + b if os.listdir('.') == [] else None"
         assert judge(sandbox, probe).status == "passed"
         children = [process.pid for process in sandbox._pair]
-    assert [name for name in set(os.listdir("/tmp")) - before if name.startswith("stepwell-")] == []
+    folders = tuple(f"stepwell-{pid}-" for pid in children)
+    assert [name for name in os.listdir("/tmp") if name.startswith(folders)] == []
     assert not any(Path(f"/proc/{pid}").exists() for pid in children)
 
 
@@ -246,6 +246,61 @@ def test_settings_that_make_no_sense_are_refused(namespaces):
         namespaces.run_calls("", "f", [[1], [2]], [1])
     with pytest.raises(UserError, match="must be plain"):
         namespaces.run_calls("", "f", [[object()]], [1])
+
+
+SABOTAGE = {
+    # at the start, in the middle and at the end of the new root; at the user map; at the first process inside
+    "no mounts": "kernel.mount = refuse",
+    "half a root": "kernel.make_read_only = refuse",
+    "no scratch folder": "root.new_scratch = refuse",
+    "no map": "zygote._write_maps = lambda *a: os._exit(1)",
+    "no process": "real = kernel.unshare; kernel.unshare = lambda f: (real(f), setattr(os, 'fork', refuse))",
+    # what a program's process does after the fork
+    "no capset": "kernel.drop_capabilities = os.setresuid = lambda *a: 1 / 0 if os.getpid() < 100 else None",
+}
+
+
+@pytest.mark.parametrize("name", SABOTAGE)
+def test_what_fails_half_way_in_starts_again_one_level_lower(monkeypatch, name, namespaces):
+    if namespaces.isolation().level != "namespaces":
+        pytest.skip("no namespaces here")
+    sabotage(monkeypatch, SABOTAGE[name])
+    with Sandbox() as sandbox:
+        found = sandbox.isolation()
+        assert found.level == "landlock" and "mount" not in found.layers, found
+        assert any(reason.startswith("namespaces: ") for reason in found.missing), found
+        assert judge(sandbox, HONEST["plain"]).status == "passed"
+        for kind in ("user", "mnt", "net", "pid") if os.geteuid() == 0 else ():  # others may not look
+            zygote = os.readlink(f"/proc/{sandbox._pair[1].pid}/ns/{kind}")
+            assert zygote == os.readlink(f"/proc/self/ns/{kind}")
+
+
+def sabotage(monkeypatch, statements):
+    """Have the zygote run `statements` before it begins."""
+    before = (
+        "import os\nfrom eval.sandbox import kernel, root, zygote\n"
+        "def refuse(*a): raise OSError(1, 'sabotage')\n"
+    )
+    start, main = client.CODE.split("; from eval", 1)
+    code = (
+        start
+        + "\nif {module!r} == 'zygote': exec("
+        + repr(before + statements).replace("{", "{{").replace("}", "}}")
+        + ")\nfrom eval"
+        + main
+    )
+    monkeypatch.setattr(client, "CODE", code)
+
+
+def test_a_replaced_pair_is_not_weaker(monkeypatch):
+    with Sandbox() as sandbox:
+        if sandbox.isolation().level != "namespaces":
+            pytest.skip("no namespaces here")
+        sabotage(monkeypatch, "kernel.mount = refuse")
+        sandbox._pair[0].kill()
+        sandbox._pair[0].wait()
+        with pytest.raises(UserError, match="only landlock is left"):
+            judge(sandbox, HONEST["plain"])
 
 
 def test_a_dead_judge_is_a_fault_and_is_replaced():

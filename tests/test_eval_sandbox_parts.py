@@ -288,6 +288,7 @@ def test_filters_refuse_what_they_name_and_nothing_else():
         run_filter(inner, n["clone"], 17) == ALLOW and run_filter(inner, n["clone"], 0x10000011) == PERMISSION
     )
     assert run_filter(inner, n["socket"], 1) == ALLOW
+    assert {run_filter(inner, n[name], 1) for name in filters.OWN} == {PERMISSION}
     assert {run_filter(inner, n["socket"], family) for family in (0, 2, 10, 16, 17, 40)} == {PERMISSION}
     assert run_filter(alone, n["socket"], 1) == PERMISSION
     assert run_filter(alone, n["clone"], 17) == PERMISSION

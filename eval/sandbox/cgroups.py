@@ -6,6 +6,7 @@ single processes stand alone.
 
 import contextlib
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,16 @@ class Group:
 
     def remove(self) -> None:
         """Leave the group and delete it."""
-        for outside, (parent, name) in zip(self.outside, self.folders, strict=True):
+        for outside in self.outside:
             with contextlib.suppress(OSError):
                 os.write(outside, b"0")  # the writer itself, whatever its number is called here
-                os.rmdir(name, dir_fd=parent)
+        for parent, name in self.folders:
+            for _ in range(50):
+                try:
+                    os.rmdir(name, dir_fd=parent)
+                    break
+                except OSError:  # the last to end is counted a moment longer
+                    time.sleep(0.01)
 
 
 def _own_groups() -> dict[str, Path]:

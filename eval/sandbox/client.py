@@ -215,9 +215,29 @@ class Sandbox:
             return
         self._stop()
         self._owner = os.getpid()
+        level, missing = self.level, []
+        while True:
+            report = self._start_pair(level)
+            missing += report["missing"]
+            if "restart" not in report:
+                break
+            self._stop()
+            level = report["restart"]
+        found = Isolation(report["level"], tuple(report["layers"]), tuple(dict.fromkeys(missing)))
+        if self._isolation and LEVELS.index(found.level) > LEVELS.index(self._isolation.level):
+            # Whoever asked for the isolation before must not get less of it after a restart.
+            self._stop()
+            raise UserError(
+                f"the code sandbox was to restart at level {self._isolation.level} and only {found.level} is "
+                f"left ({'; '.join(found.missing)}); mend that, or start again to accept it"
+            )
+        self._isolation = found
+
+    def _start_pair(self, level: Level) -> dict[str, Any]:
+        """Start both processes; return the zygote's report."""
         folders = {sysconfig.get_paths()[name] for name in ("purelib", "platlib")}
         config = {
-            "level": self.level,
+            "level": level,
             "folders": sorted({sys.base_prefix, sys.base_exec_prefix, *folders}),
             "path": sorted(folders),
         }
@@ -228,14 +248,13 @@ class Sandbox:
             judge = _spawn("judge", [for_judge, judge_end], [])
         self._pair, self._channel = [judge, zygote], mine
         try:
-            report = wire.parse(wire.receive(mine, time.monotonic() + START_SECONDS))
+            return wire.parse(wire.receive(mine, time.monotonic() + START_SECONDS))
         except (wire.Closed, wire.TimeUp) as error:
             self._stop()
             raise UserError(
                 f"the code sandbox did not start ({type(error).__name__}); run "
                 "`python -m eval.sandbox` to see why"
             ) from error
-        self._isolation = Isolation(report["level"], tuple(report["layers"]), tuple(report["missing"]))
 
     def _stop(self) -> None:
         if self._channel:
@@ -255,20 +274,24 @@ class Sandbox:
 def _spawn(module: str, channels: list[socket.socket], arguments: list[str]) -> subprocess.Popen[bytes]:
     """Start `module` of this package with an empty environment and no file but `channels`."""
     where = str(Path(__file__).resolve().parents[2])
-    code = f"import sys; sys.path.insert(0, {where!r}); from eval.sandbox.{module} import main; main()"
+    code = CODE.format(where=where, module=module)
     descriptors = [channel.fileno() for channel in channels]
+    is_debug = bool(os.environ.get("STEPWELL_SANDBOX_DEBUG"))
     return subprocess.Popen(
         # -S: no .pth file runs; -P, -s: nothing of the working folder or of the user's site
         [sys.executable, "-S", "-s", "-P", "-c", code, *map(str, descriptors), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=None if os.environ.get("STEPWELL_SANDBOX_DEBUG") else subprocess.DEVNULL,
+        stderr=None if is_debug else subprocess.DEVNULL,
         pass_fds=descriptors,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | ({"STEPWELL_SANDBOX_DEBUG": "1"} if is_debug else {}),
         start_new_session=True,
     )
 
 
+CODE = "import sys; sys.path.insert(0, {where!r}); from eval.sandbox.{module} import main; main()"
+LEVELS: tuple[Level, ...] = ("namespaces", "landlock", "unsandboxed")
+"""Strongest first."""
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",

@@ -29,8 +29,12 @@ settimeofday shmat shmctl shmget swapoff swapon sysfs syslog unshare uselib user
 """.split()  # noqa: SIM905
 """Refused to the process that forks the programs, and so to everything below it."""
 
-PROGRAM = "capset chroot mknod mknodat mount pivot_root setsid umount2".split()  # noqa: SIM905
+PROGRAM = "capset chroot ioprio_set mknod mknodat mount pivot_root setpriority setsid umount2".split()  # noqa: SIM905
 """Refused to programs besides; whoever forks them needs these."""
+
+OWN = "prlimit64 sched_setaffinity sched_setattr sched_setparam sched_setscheduler".split()  # noqa: SIM905
+"""Refused to programs but for the caller itself (process number 0): else other processes of the same user are
+within reach, the one that forks the programs among them."""
 
 SIGNALS = "pidfd_send_signal rt_sigqueueinfo rt_tgsigqueueinfo tkill".split()  # noqa: SIM905
 """Refused besides where there is no process namespace; kill and tgkill then reach the own process only."""
@@ -54,6 +58,7 @@ def program_filter(*, has_namespaces: bool, pid: int = 0) -> bytes:
     Without namespaces it may start threads but no processes, open no socket, and signal only itself (`pid`).
     """
     rules = [_refuse(name) for name in PROGRAM]
+    rules += [_refuse_unless(name, 0) for name in OWN]
     # Its flags lie in memory, out of a filter's sight; the C library then falls back to clone.
     rules.append(_refuse("clone3", errno.ENOSYS))
     if has_namespaces:

@@ -1,6 +1,7 @@
 """The Linux calls that Python does not wrap, through ctypes. Every function raises OSError like os does."""
 
 import ctypes
+import fcntl
 import os
 import platform
 import struct
@@ -37,7 +38,9 @@ lookup_dcookie 212 18, mbind 237 235, memfd_secret 447 447, migrate_pages 256 23
 33, modify_ldt 154 -, mount 165 40, mount_setattr 442 442, move_mount 429 429, move_pages 279 239, mq_open 240
 180, mq_unlink 241 181, msgctl 71 187, msgget 68 186, msgrcv 70 188, msgsnd 69 189, name_to_handle_at 303 264,
 open_by_handle_at 304 265, open_tree 428 428, perf_event_open 298 241, personality 135 92, pidfd_getfd 438
-438, pidfd_open 434 434, pidfd_send_signal 424 424, pivot_root 155 41, process_madvise 440 440,
+438, pidfd_open 434 434, pidfd_send_signal 424 424, pivot_root 155 41, prlimit64 302 261,
+ioprio_set 251 30, sched_setaffinity 203 122, sched_setattr 314 274, sched_setparam 142 118,
+sched_setscheduler 144 119, setpriority 141 140, process_madvise 440 440,
 process_vm_readv 310 270, process_vm_writev 311 271, ptrace 101 117, quotactl 179 60, reboot 169 142,
 request_key 249 218, rt_sigqueueinfo 129 138, rt_tgsigqueueinfo 297 240, seccomp 317 277, semctl 66 191,
 semget 64 190, semop 65 193, semtimedop 220 192, set_mempolicy 238 237, setdomainname 171 162, sethostname 170
@@ -141,7 +144,10 @@ def landlock_ruleset(version: int, rules: dict[str, int | None]) -> int:
             _syscall("landlock_add_rule", ruleset, 1, struct.pack("=Qi", allowed, beneath), 0)
         finally:
             os.close(beneath)
-    return ruleset
+    # Above the numbers that a program's own files get: one of those would take its place.
+    high = fcntl.fcntl(ruleset, fcntl.F_DUPFD_CLOEXEC, 16)
+    os.close(ruleset)
+    return high
 
 
 def landlock_restrict(ruleset: int) -> None:

@@ -3,8 +3,9 @@
     python -c "...; from eval.sandbox.zygote import main; main()" CHANNEL CONFIG
 
 CHANNEL is the number of a socket; CONFIG is JSON: {"level": the strongest to try, "folders": [readable],
-"path": [folders of installed packages]}. The first frame out is {"level", "layers", "missing"}. Then, in
-turn:
+"path": [folders of installed packages]}. The first frame out is {"level", "layers", "missing"}; a further
+"restart" names a weaker level: the one tried failed when it could no longer be left, so a new process has to
+begin there, and this one ends. Else, in turn:
 
     in   {"op": "start", "mode": "session" | "script", "memory_mb", "cpu_s"} with file descriptors:
          the program's channel, and for a script its standard input and output. No reply.
@@ -42,6 +43,7 @@ MAX_FILE_BYTES = 64 << 20
 STACK_BYTES = 100 << 20
 BASE_MB = 96
 """Address space of the bare interpreter, added to what a program is allowed."""
+TRIAL_SECONDS = 20.0
 WARM = """
 abc array base64 binascii bisect calendar cmath collections collections.abc contextlib copy csv dataclasses
 datetime decimal enum fractions functools hashlib heapq io itertools json math numbers operator os pathlib
@@ -60,9 +62,18 @@ def main() -> None:
         importlib.import_module(name)
     report: dict[str, Any] = {"level": "unsandboxed", "layers": [], "missing": []}
     group = cgroups.Group.create(report)
-    has_namespaces = config["level"] == "namespaces" and _enter_namespaces(report, config["folders"])
+    try:
+        has_namespaces = config["level"] == "namespaces" and _enter_namespaces(report, config["folders"])
+        # The first process of the new process namespace: all others die with it.
+        pid = os.fork() if has_namespaces else 0
+    except (HalfInsideError, OSError) as error:
+        report["missing"].append(f"namespaces: {error}")
+        report["restart"] = WEAKER["namespaces"]
+        wire.send(channel, json.dumps(report).encode())
+        if group:
+            group.remove()
+        os._exit(0)
     if has_namespaces:
-        pid = os.fork()  # the first process of the new process namespace: all others die with it
         if pid:
             channel.close()
             os.waitpid(pid, 0)
@@ -70,21 +81,38 @@ def main() -> None:
                 group.remove()
             os._exit(0)
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # what has no handler, programs cannot send us here
     server = Server(channel, report, group, has_namespaces=has_namespaces, level=config["level"])
     server.confine(config["folders"])
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page it marks
     try:
         with contextlib.suppress(wire.Closed):
+            refusal = server.try_program()
+            if refusal:
+                tried = "namespaces" if has_namespaces else config["level"]
+                report["missing"].append(f"{tried}: {refusal}")
+                report["restart"] = WEAKER[tried]  # no weaker one: the client hears that there is no sandbox
             wire.send(channel, json.dumps(report).encode())
-            server.serve()
+            if not refusal:
+                server.serve()
     finally:
         server.end()
         server.leave()
 
 
+WEAKER = {"namespaces": "landlock", "landlock": "unsandboxed"}
+
+
+class HalfInsideError(Exception):
+    """The namespaces are entered and cannot be left, and what belongs to them failed."""
+
+
 def _enter_namespaces(report: dict[str, Any], folders: list[str]) -> bool:
-    """Enter new namespaces and a new root; False, with the reason on record, where refused."""
+    """Enter new namespaces and a new root; False, with the reason on record, where refused at the door.
+
+    Raises HalfInsideError where it fails later.
+    """
     if sys.platform != "linux":
         return False
     ready, done = os.pipe(), os.pipe()
@@ -102,15 +130,18 @@ def _enter_namespaces(report: dict[str, Any], folders: list[str]) -> bool:
         flags = 0
         for flag in kernel.CLONE_NEW.values():
             flags |= flag
-        kernel.unshare(flags)
+        try:
+            kernel.unshare(flags)  # all or none
+        except OSError as error:
+            report["missing"].append(f"namespaces: {error.strerror}")
+            return False
         os.write(ready[1], b"1")
         if not os.read(done[0], 1):
-            raise OSError(1, "the user map was refused")
+            raise HalfInsideError("the user map was refused")
         root.enter_root(folders)
         root.new_scratch(SCRATCH_MB)
     except OSError as error:
-        report["missing"].append(f"namespaces: {error.strerror}")
-        return False
+        raise HalfInsideError(error.strerror) from error
     finally:
         for end in (ready[1], done[0]):
             os.close(end)
@@ -159,7 +190,7 @@ class Server:
         self.folders: list[str] = []
         self.ruleset: int | None = None
         self.has_seccomp = False
-        self.scratch = root.SCRATCH if has_namespaces else tempfile.mkdtemp(prefix="stepwell-")
+        self.scratch = root.SCRATCH if has_namespaces else tempfile.mkdtemp(prefix=f"stepwell-{os.getpid()}-")
         self.spent = 0.0
 
     def confine(self, folders: list[str]) -> None:
@@ -211,6 +242,24 @@ class Server:
         devices = dict.fromkeys(root.DEVICES, kernel.READ_WRITE_FILE)
         return {path: r for path, r in (readable | writable | devices).items() if os.path.exists(path)}
 
+    def try_program(self) -> str:
+        """Start a program that does nothing; return why it did not start and end as it should, or nothing.
+
+        What is refused only after the fork would otherwise be every program's error.
+        """
+        mine, theirs = socket.socketpair()
+        with mine:
+            try:
+                self.start({"mode": "session", "memory_mb": 256, "cpu_s": 5}, [theirs.detach()])
+            except OSError as error:
+                return f"no process can be started: {error.strerror}"
+            mine.shutdown(socket.SHUT_WR)  # it ends
+            mine.settimeout(TRIAL_SECONDS)
+            with contextlib.suppress(OSError):
+                mine.recv(1)
+            code = self.end()["ended"][0]
+        return f"a process for a program ended with {code} on its way in" if code else ""
+
     def serve(self) -> None:
         """Obey until the channel closes."""
         while True:
@@ -228,6 +277,10 @@ class Server:
         if pid == 0:
             try:
                 self._become_program(request, descriptors)
+            except BaseException as error:  # noqa: BLE001 - nobody else would ever hear of it
+                if "STEPWELL_SANDBOX_DEBUG" in os.environ:
+                    sys.__stderr__.write(f"{type(error).__name__}: {error}\n")
+                    sys.__stderr__.flush()
             finally:
                 os._exit(111)
         self.pids.append(pid)
