@@ -130,6 +130,12 @@ def _eval_settings() -> "type[Settings]":
     return EvalConfig
 
 
+def _search_settings() -> "type[Settings]":
+    from reasoning_rl.search_config import SearchConfig
+
+    return SearchConfig
+
+
 def _prm_eval_settings() -> "type[Settings]":
     from reasoning_rl.config import PRMEvalConfig
 
@@ -182,6 +188,12 @@ def _eval(args: list[str]) -> None:
     from reasoning_rl.commands import run_eval
 
     run_eval(args)
+
+
+def _search(args: list[str]) -> None:
+    from reasoning_rl.commands import run_search
+
+    run_search(args)
 
 
 def _data(args: list[str]) -> None:
@@ -246,6 +258,13 @@ VERBS: dict[str, Verb] = {
         _eval,
         "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
         more=("options of the step benchmarks (stepwell eval processbench --prm PATH)", _prm_eval_settings),
+    ),
+    "search": Verb(
+        "evaluate",
+        "best of N, votes, beam search or DVTS: a reward model's scores choose and steer",
+        _search_settings,
+        _search,
+        "stepwell search gsm8k --model runs/sft/model --prm runs/prm/model --method beam --n 16",
     ),
     "data": Verb(
         "look",

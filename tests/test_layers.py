@@ -21,7 +21,12 @@ ALLOWED: dict[str, set[str]] = {
 }
 OURS = {*ALLOWED, "tests", "benchmarks"}
 
-COMPOSITION_ROOTS = ["reasoning_rl/commands.py", "reasoning_rl/compose.py", "reasoning_rl/quickstart.py"]
+COMPOSITION_ROOTS = [
+    "reasoning_rl/commands.py",
+    "reasoning_rl/compose.py",
+    "reasoning_rl/compose_search.py",
+    "reasoning_rl/quickstart.py",
+]
 """Files that put the parts together: they alone may import eval, and print."""
 
 ENGINES = ["reasoning_rl/rollout/vllm_*.py", "prm/vllm_scorer.py", "reasoning_rl/runtime.py"]
