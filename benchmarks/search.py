@@ -245,27 +245,19 @@ def signed(estimate: dict[str, Any]) -> str:
 
 def plot(path: str, summary: dict[str, Any]) -> None:
     """Accuracy against tokens, one line a method, shaded between the seeds' extremes."""
-    import matplotlib
+    from data.pictures import COLOURS, SOFT, drawing
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    colours = ("#8a8a8a", "#2563eb", "#059669", "#d97706", "#b91c1c")
-    figure, axis = plt.subplots(figsize=(7, 4.2), constrained_layout=True)
-    for (name, curve), colour in zip(summary["curves"].items(), colours, strict=True):
-        xs = [point["tokens"] for point in curve.values()]
-        seeds = [point["accuracy"]["seeds"] for point in curve.values()]
-        axis.plot(xs, [fmean(one) for one in seeds], color=colour, marker="o", markersize=3, label=name)
-        axis.fill_between(xs, [min(s) for s in seeds], [max(s) for s in seeds], color=colour, alpha=0.08)
-    axis.set_xscale("log", base=2)
-    ticks = [2**k for k in range(5, 12)]
-    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axis.set(xlabel="generated tokens a problem", ylabel="accuracy", ylim=(0, 1))
-    axis.set_title("Search on the arithmetic world: mean and range of the seeds", fontsize=10)
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
-    figure.savefig(path, dpi=130)
+    with drawing(path, size=(7, 4.2)) as (_, axis):
+        for (name, curve), colour in zip(summary["curves"].items(), (SOFT, *COLOURS), strict=False):
+            xs = [point["tokens"] for point in curve.values()]
+            seeds = [point["accuracy"]["seeds"] for point in curve.values()]
+            axis.plot(xs, [fmean(one) for one in seeds], color=colour, marker="o", markersize=3, label=name)
+            axis.fill_between(xs, [min(s) for s in seeds], [max(s) for s in seeds], color=colour, alpha=0.08)
+        axis.set_xscale("log", base=2)
+        ticks = [2**k for k in range(5, 12)]
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.set(xlabel="generated tokens a problem", ylabel="accuracy", ylim=(0, 1))
+        axis.set_title("Search on the arithmetic world: mean and range of the seeds", fontsize=10)
 
 
 if __name__ == "__main__":
