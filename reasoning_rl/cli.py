@@ -160,6 +160,12 @@ def _show_settings() -> "type[Settings]":
     return ShowConfig
 
 
+def _report_settings() -> "type[Settings]":
+    from reasoning_rl.report_config import ReportConfig
+
+    return ReportConfig
+
+
 def _quickstart_settings() -> "type[Settings]":
     from reasoning_rl.config import QuickstartConfig
 
@@ -212,6 +218,12 @@ def _show(args: list[str]) -> None:
     from reasoning_rl.commands import run_show
 
     run_show(args)
+
+
+def _report(args: list[str]) -> None:
+    from reasoning_rl.commands import run_report
+
+    run_report(args)
 
 
 def _quickstart(args: list[str]) -> None:
@@ -279,6 +291,13 @@ VERBS: dict[str, Verb] = {
         _score_settings,
         _score,
         "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
+    ),
+    "report": Verb(
+        "look",
+        "one page about runs: curves, intervals, levels, side by side, worst samples",
+        _report_settings,
+        _report,
+        "stepwell report outputs/seed0 outputs/seed1 --output-dir outputs/report",
     ),
     "show": Verb(
         "evaluate",

@@ -272,6 +272,19 @@ def run_show(args: list[str]) -> None:
         console.print(f"{len(chosen)} of {len(solutions)} solutions; --limit shows more", highlight=False)
 
 
+def run_report(args: list[str]) -> None:
+    """`stepwell report RUN [RUN ...]`."""
+    from reasoning_rl.compose_report import report_runs
+    from reasoning_rl.report_config import ReportConfig
+
+    parsed = parse(args, ReportConfig, positional=len(args))
+    if not parsed.positional:
+        raise UserError("which run? stepwell report RUN [RUN ...], folders that stepwell wrote")
+    config = ReportConfig.from_dict(parsed.values, parsed.where)
+    page = report_runs(parsed.positional, config, device=make_accelerator().device)
+    _say_plainly(f"report: {page}")
+
+
 def run_quickstart_command(args: list[str]) -> None:
     """`stepwell quickstart`."""
     from reasoning_rl.quickstart import run_quickstart

@@ -24,6 +24,7 @@ OURS = {*ALLOWED, "tests", "benchmarks"}
 COMPOSITION_ROOTS = [
     "reasoning_rl/commands.py",
     "reasoning_rl/compose.py",
+    "reasoning_rl/compose_report.py",
     "reasoning_rl/compose_search.py",
     "reasoning_rl/quickstart.py",
 ]
