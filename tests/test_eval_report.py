@@ -10,6 +10,7 @@ from cli_cases import failure, save_models
 from data.arithmetic import make_problems
 from data.errors import UserError
 from data.pages import table
+from data.schema import Problem
 from eval.metrics import wilson_interval
 from eval.report.page import write_report
 from eval.report.read import Evaluation, read_runs
@@ -84,6 +85,18 @@ def test_levels_add_up_to_the_whole(tmp_path) -> None:
         assert (bar.num_problems, bar.value) == (len(mine), sum(mine) / len(mine))
     assert breakdown(run.evaluations["eval"], "subject") == []  # the world has none
     assert overview([run])[1] == ["eval", "a", "33.3 [13.8, 60.9]", "12", "12", "0.0%", "0.0%", "84"]
+
+
+def test_subjects_are_broken_down_like_levels() -> None:
+    problems = {
+        f"p{k}": Problem(id=f"p{k}", text="", answer="", subject=subject, level=1)
+        for k, subject in enumerate(["Algebra", "Algebra", "Geometry", ""])
+    }
+    rows = rows_of(["correct"], ["wrong"], ["wrong"], ["correct"])
+    evaluation = Evaluation("e", {}, rows, problems, False)
+    bars = [(bar.label, bar.value, bar.num_problems) for bar in breakdown(evaluation, "subject")]
+    assert bars == [("Algebra", 0.5, 2), ("Geometry", 0, 1)]
+    assert breakdown(evaluation, "level") == []  # one level alone says no more than the whole
 
 
 def test_two_runs_are_compared_problem_by_problem(tmp_path) -> None:

@@ -131,7 +131,14 @@ def _draw_accuracies(path: Path, runs: Sequence[Run], names: Sequence[str]) -> P
                 values = [bar.value for _, bar in bars]
                 colour = COLOURS[k % len(COLOURS)]
                 axis.errorbar(
-                    values, places, xerr=errors, fmt="o", ms=4, lw=1.4, color=colour, label=run.name
+                    values,
+                    places,
+                    xerr=errors,
+                    fmt="o",
+                    ms=4,
+                    lw=1.4,
+                    color=colour,
+                    label=_legend(run.name, runs),
                 )
         axis.set_yticks([-i for i in range(len(names))], names, fontsize=8)
         axis.set(title="Accuracy with its 95 % interval", xlim=(-0.02, 1.02))
@@ -153,7 +160,14 @@ def _draw_levels(path: Path, runs: Sequence[Run], name: str) -> Path | None:
             places = [labels.index(bar.label) + (k - (len(columns) - 1) / 2) * width for bar in bars]
             errors = _errors(bars)
             colour = COLOURS[[one.name for one in runs].index(run) % len(COLOURS)]
-            axis.bar(places, [bar.value for bar in bars], width * 0.92, color=colour, alpha=0.75, label=run)
+            axis.bar(
+                places,
+                [bar.value for bar in bars],
+                width * 0.92,
+                color=colour,
+                alpha=0.75,
+                label=_legend(run, runs),
+            )
             axis.errorbar(places, [bar.value for bar in bars], yerr=errors, fmt="none", ecolor="#555", lw=1)
         axis.set_xticks(range(len(labels)), labels)
         axis.set(title=f"{name}: accuracy by level", xlabel="level", ylim=(0, 1.02))
@@ -161,6 +175,11 @@ def _draw_levels(path: Path, runs: Sequence[Run], name: str) -> Path | None:
             below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": min(4, len(columns))}
             axis.legend(frameon=False, fontsize=8, **below)
     return path
+
+
+def _legend(name: str, runs: Sequence[Run]) -> str | None:
+    """One run alone needs no legend."""
+    return name if len(runs) > 1 else None
 
 
 def _errors(bars: Sequence[Bar]) -> list[list[float]]:

@@ -111,7 +111,7 @@ def groups_grid(runs: Sequence[Run], name: str, field: Literal["level", "subject
 
 def comparisons(runs: Sequence[Run]) -> Grid:
     """Return what each run changed against the first one that has the same evaluation, problem by problem."""
-    grid = [["evaluation", "run", "against", "problems", "difference, % [95 %]", "better", "worse"]]
+    grid = [["evaluation", "run", "against", "problems", "difference, points [95 %]", "better", "worse"]]
     for name in evaluation_names(runs):
         having = [run for run in runs if name in run.evaluations]
         for run in having[1:]:
