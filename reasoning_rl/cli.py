@@ -134,6 +134,12 @@ def _eval_settings() -> "type[Settings]":
     return EvalConfig
 
 
+def _search_settings() -> "type[Settings]":
+    from reasoning_rl.search_config import SearchConfig
+
+    return SearchConfig
+
+
 def _prm_eval_settings() -> "type[Settings]":
     from reasoning_rl.config import PRMEvalConfig
 
@@ -162,6 +168,12 @@ def _label_settings() -> "type[Settings]":
     from prm.labelling.settings import LabelConfig
 
     return LabelConfig
+
+
+def _report_settings() -> "type[Settings]":
+    from reasoning_rl.report_config import ReportConfig
+
+    return ReportConfig
 
 
 def _quickstart_settings() -> "type[Settings]":
@@ -194,6 +206,12 @@ def _eval(args: list[str]) -> None:
     run_eval(args)
 
 
+def _search(args: list[str]) -> None:
+    from reasoning_rl.commands import run_search
+
+    run_search(args)
+
+
 def _data(args: list[str]) -> None:
     from reasoning_rl.commands import run_data
 
@@ -216,6 +234,12 @@ def _label(args: list[str]) -> None:
     from reasoning_rl.commands import run_label
 
     run_label(args)
+
+
+def _report(args: list[str]) -> None:
+    from reasoning_rl.commands import run_report
+
+    run_report(args)
 
 
 def _quickstart(args: list[str]) -> None:
@@ -271,6 +295,13 @@ VERBS: dict[str, Verb] = {
         "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
         more=("options of the step benchmarks (stepwell eval processbench --prm PATH)", _prm_eval_settings),
     ),
+    "search": Verb(
+        "evaluate",
+        "best of N, votes, beam search or DVTS: a reward model's scores choose and steer",
+        _search_settings,
+        _search,
+        "stepwell search gsm8k --model runs/sft/model --prm runs/prm/model --method beam --n 16",
+    ),
     "data": Verb(
         "look",
         "inspect FILE: the step labels it holds, the benchmarks that share its problems",
@@ -284,6 +315,13 @@ VERBS: dict[str, Verb] = {
         _score_settings,
         _score,
         "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
+    ),
+    "report": Verb(
+        "look",
+        "one page about runs: curves, intervals, levels, side by side, worst samples",
+        _report_settings,
+        _report,
+        "stepwell report outputs/seed0 outputs/seed1 --output-dir outputs/report",
     ),
     "show": Verb(
         "evaluate",

@@ -156,6 +156,30 @@ def run_eval(args: list[str]) -> None:
     _say_plainly(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
 
 
+def run_search(args: list[str]) -> None:
+    """`stepwell search BENCHMARK`."""
+    from eval.benchmarks import BENCHMARKS, get_benchmark
+    from reasoning_rl.compose_search import search_benchmark
+    from reasoning_rl.search_config import SearchConfig
+
+    parsed = parse(args, SearchConfig, positional=1)
+    if not parsed.positional:
+        raise UserError(f"which benchmark? stepwell search NAME; known: {', '.join(BENCHMARKS)}")
+    name = parsed.positional[0]
+    get_benchmark(name)
+    config = SearchConfig.from_dict(parsed.values, parsed.where)
+    with Live(f"search {name}", 1) as live:
+
+        def on_progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
+            live.total = total
+            live.show(done, numbers)
+
+        device = make_accelerator().device
+        result, folder = search_benchmark(name, config, device=device, on_progress=on_progress)
+    Console().print(table_text(result.rows()), highlight=False)
+    _say_plainly(f"every candidate with its step scores: {folder / 'search.jsonl'}")
+
+
 def run_prm_eval(args: list[str]) -> None:
     """`stepwell eval BENCHMARK` of step scores."""
     parsed = parse(args, PRMEvalConfig, positional=1)
@@ -287,6 +311,19 @@ def run_label(args: list[str]) -> None:
     ]
     Console().print(table_text(rows), highlight=False)
     _say_plainly(f"labels: {Path(config.output_dir) / 'labels.jsonl'}")
+
+
+def run_report(args: list[str]) -> None:
+    """`stepwell report RUN [RUN ...]`."""
+    from reasoning_rl.compose_report import report_runs
+    from reasoning_rl.report_config import ReportConfig
+
+    parsed = parse(args, ReportConfig, positional=len(args))
+    if not parsed.positional:
+        raise UserError("which run? stepwell report RUN [RUN ...], folders that stepwell wrote")
+    config = ReportConfig.from_dict(parsed.values, parsed.where)
+    page = report_runs(parsed.positional, config, device=make_accelerator().device)
+    _say_plainly(f"report: {page}")
 
 
 def run_quickstart_command(args: list[str]) -> None:

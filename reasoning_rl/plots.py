@@ -3,10 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data.errors import UserError
-
-INK, SOFT = "#222222", "#8a8a8a"
-COLOURS = ("#2563eb", "#d97706", "#059669", "#b91c1c")
+from data.pictures import COLOURS, drawing
 
 
 def learning_curves(
@@ -16,15 +13,7 @@ def learning_curves(
     ppo: Sequence[Mapping[str, float]],
 ) -> Path:
     """Write one PNG with four panels: SFT loss, PRM loss, PPO accuracy on held-out problems, PPO monitors."""
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ModuleNotFoundError as error:
-        raise UserError("plots need matplotlib: pip install 'stepwell[report]'") from error
-    with plt.rc_context({"axes.edgecolor": SOFT, "axes.spines.top": False, "axes.spines.right": False}):
-        figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), constrained_layout=True)
+    with drawing(path, size=(15, 3.4), columns=4) as (_, axes):
         _line(axes[0], sft, "train/loss", COLOURS[0], "loss (nats a token)")
         axes[0].set(title="1  SFT", xlabel="update", ylim=(0, None))
         _line(axes[1], prm, "train/loss", COLOURS[1], "training (nats a step)")
@@ -41,13 +30,6 @@ def learning_curves(
         kl.set_ylim(0, None)
         kl.spines["right"].set_visible(True)
         axes[3].plot([], [], color=COLOURS[3], label="KL to reference (right axis)", lw=1.4)
-        for axis in axes:
-            axis.grid(alpha=0.25)
-            axis.legend(frameon=False, fontsize=8)
-            axis.title.set_color(INK)
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=130)
-        plt.close(figure)
     return Path(path)
 
 

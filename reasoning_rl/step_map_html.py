@@ -18,6 +18,9 @@ p.note, .soft { color: var(--soft); }
 .overview a { color: inherit; } .strip { white-space: normal !important; }
 .cell { display: inline-block; min-width: 1.5rem; padding: 0 .15rem; margin: 0 1px 1px 0; text-align: center;
         font-size: .75rem; border-radius: 2px; text-decoration: none; }
+"""
+
+STEP_STYLE = """
 .problem { border-left: 3px solid var(--line); padding-left: .8rem; font-style: italic;
            white-space: pre-wrap; }
 .step { display: grid; grid-template-columns: 2.2rem 4.6rem 1.4rem 4.2rem 1fr; gap: .5rem; padding: .35rem 0;
@@ -36,16 +39,24 @@ def page(solutions: Sequence[ScoredSolution], title: str) -> str:
     models = sorted({str(s.by.get("prm", "")) for s in solutions} - {""})
     source = f"Scored by {escape(', '.join(models))}. " if models else ""
     rows = "".join(_overview_row(k, solution) for k, solution in enumerate(solutions))
-    bodies = "".join(_solution(k, solution) for k, solution in enumerate(solutions))
+    bodies = sections(solutions)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{_STYLE}{STEP_STYLE}</style></head><body>"
         f"<h1>{escape(title)}</h1>"
         f'<p class="note">{source}Blue is a high score, orange a low one; its number stands by each step, '
         f"{mark(True)} reaches the threshold, {mark(False)} does not.</p>"
         f'<table class="overview">{rows}</table>{bodies}</body></html>\n'
     )
+
+
+def sections(solutions: Sequence[ScoredSolution], anchor: str = "s") -> str:
+    """Return the solutions step by step, to stand in any page that has STEP_STYLE.
+
+    Their ids are the anchor and a number: two lots in one page need two anchors.
+    """
+    return "".join(_solution(f"{anchor}{k}", solution) for k, solution in enumerate(solutions))
 
 
 def _overview_row(k: int, solution: ScoredSolution) -> str:
@@ -62,10 +73,10 @@ def _overview_row(k: int, solution: ScoredSolution) -> str:
     )
 
 
-def _solution(k: int, solution: ScoredSolution) -> str:
+def _solution(anchor: str, solution: ScoredSolution) -> str:
     labels = label_texts(solution)
     steps = "".join(
-        f'<div class="step" id="s{k}.{j}"><span class="n">{j + 1}</span>'
+        f'<div class="step" id="{anchor}.{j}"><span class="n">{j + 1}</span>'
         f'<span class="score" style="{_paint(shade)}">{number(score)}</span><span>{mark(verdict)}</span>'
         f'<span class="soft">{escape(labels[j] or "")}</span><span class="text">{escape(step)}</span></div>'
         for j, (step, score, shade, verdict) in enumerate(
@@ -73,7 +84,7 @@ def _solution(k: int, solution: ScoredSolution) -> str:
         )
     )
     return (
-        f'<section id="s{k}"><h2>{escape(headline(solution))}</h2>'
+        f'<section id="{anchor}"><h2>{escape(headline(solution))}</h2>'
         f'<p class="problem">{escape(solution.problem)}</p>{steps}</section>'
     )
 

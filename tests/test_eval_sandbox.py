@@ -253,7 +253,7 @@ SABOTAGE = {
     "no mounts": "kernel.mount = refuse",
     "half a root": "kernel.make_read_only = refuse",
     "no scratch folder": "root.new_scratch = refuse",
-    "no map": "zygote._write_maps = lambda *a: os._exit(1)",
+    "no map": "zygote.namespaces.write_maps = lambda *a: os._exit(1)",
     "no process": "real = kernel.unshare; kernel.unshare = lambda f: (real(f), setattr(os, 'fork', refuse))",
     # what a program's process does after the fork
     "no capset": "kernel.drop_capabilities = os.setresuid = lambda *a: 1 / 0 if os.getpid() < 100 else None",

@@ -22,7 +22,11 @@ ALLOWED: dict[str, set[str]] = {
 OURS = {*ALLOWED, "tests", "benchmarks"}
 
 COMPOSITION_ROOTS = [
-    f"reasoning_rl/{name}.py" for name in ("commands", "compose", "labelling", "prm_eval", "quickstart")
+    f"reasoning_rl/{name}.py"
+    for name in (
+        *("commands", "compose", "compose_report", "compose_search"),
+        *("labelling", "prm_eval", "quickstart"),
+    )
 ]
 """Files that put the parts together: they alone may import eval, and print."""
 

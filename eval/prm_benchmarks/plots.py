@@ -4,11 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data.errors import UserError
+from data.pictures import COLOURS, SOFT, drawing
 from eval.prm_benchmarks.panels import Panels
-
-INK, SOFT = "#222222", "#8a8a8a"
-COLOURS = ("#2563eb", "#d97706", "#059669", "#b91c1c")
 
 
 def draw_panels(folder: str | Path, panels: Panels) -> list[Path]:
@@ -16,13 +13,6 @@ def draw_panels(folder: str | Path, panels: Panels) -> list[Path]:
 
     Returns their paths. Raises UserError when matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ModuleNotFoundError as error:
-        raise UserError("plots need matplotlib: pip install 'stepwell[report]'") from error
     pictures: dict[str, Callable[[Any], None] | None] = {
         "reliability": (lambda axis: _reliability(axis, panels)) if panels.reliability else None,
         "thresholds": (lambda axis: _thresholds(axis, panels)) if panels.sweep else None,
@@ -36,15 +26,8 @@ def draw_panels(folder: str | Path, panels: Panels) -> list[Path]:
         path.unlink(missing_ok=True)  # a picture of an earlier run would pass for one of this
         if draw is None:
             continue
-        with plt.rc_context({"axes.edgecolor": SOFT, "axes.spines.top": False, "axes.spines.right": False}):
-            figure, axis = plt.subplots(figsize=(5.2, 3.6), constrained_layout=True)
+        with drawing(path) as (_, axis):
             draw(axis)
-            axis.grid(alpha=0.25)
-            axis.title.set_color(INK)
-            if axis.get_legend_handles_labels()[0]:
-                axis.legend(frameon=False, fontsize=8)
-            figure.savefig(path, dpi=130)
-            plt.close(figure)
         paths.append(path)
     return paths
 
@@ -90,7 +73,7 @@ def _thresholds(axis: Any, panels: Panels) -> None:
         "prm_score": "step F1s, mean",
     }
     xs = [point.threshold for point in panels.sweep]
-    for (name, label), colour in zip(lines.items(), COLOURS, strict=True):
+    for (name, label), colour in zip(lines.items(), COLOURS, strict=False):
         axis.plot(xs, [getattr(point, name) for point in panels.sweep], color=colour, lw=1.4, label=label)
     axis.axvline(panels.threshold, color=SOFT, lw=1, ls="--", label="threshold used")
     axis.set(title="Every threshold", xlabel="threshold", ylabel="share", ylim=(0, 1))
@@ -108,7 +91,7 @@ def _localisation(axis: Any, panels: Panels) -> None:
 
 
 def _best_of_n(axis: Any, panels: Panels) -> None:
-    for (how, curve), colour in zip(panels.best_of_n.items(), COLOURS, strict=True):
+    for (how, curve), colour in zip(panels.best_of_n.items(), COLOURS, strict=False):
         axis.plot(
             list(curve), list(curve.values()), color=colour, marker="o", markersize=3, lw=1.4, label=how
         )

@@ -3,29 +3,22 @@
 write_report("outputs/eval/processbench", result, make_panels(items, 0.5), items)
 """
 
-import base64
-import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from data import pages
 from data.files import write_atomically
+from data.pages import table, text, write_page
 from eval.prm_benchmarks.items import Item
 from eval.prm_benchmarks.panels import Panels
 from eval.prm_benchmarks.plots import draw_panels
-from eval.prm_benchmarks.result import BenchmarkResult, Table, finite
+from eval.prm_benchmarks.result import BenchmarkResult, finite
 
 NUM_EXAMPLES = 5
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;color:#222;max-width:62rem;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.5rem;margin-bottom:0}h2{font-size:1.05rem;margin:2rem 0 .4rem}
-.headline{font-size:2.2rem;margin:.2rem 0}.soft{color:#777}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:right}
-th:first-child,td:first-child{text-align:left}
-.wide{overflow-x:auto}.pictures{display:flex;flex-wrap:wrap;gap:1rem}.pictures img{width:29rem;max-width:100%}
-.step{white-space:pre-wrap;border-left:4px solid;padding:.1rem .6rem;margin:.25rem 0;background:#fafafa}
+.step{white-space:pre-wrap;border-left:4px solid;padding:.1rem .6rem;margin:.25rem 0;background:var(--tint)}
 """
 
 
@@ -39,40 +32,21 @@ def write_report(
     folder = Path(folder)
     everything = result.to_dict() | {"panels": panels.to_dict(), "settings": finite(settings)}
     write_atomically(folder / "result.json", json.dumps(everything, indent=1, allow_nan=False) + "\n")
-    pictures = draw_panels(folder, panels)
+    drawn = draw_panels(folder, panels)
     name, value = result.headline
     parts = [
-        f"<h1>{_text(result.benchmark)}</h1>",
+        f"<h1>{text(result.benchmark)}</h1>",
         f'<p class="headline">{"-" if value != value else f"{100 * value:.1f}"}'
-        f' <span class="soft">{_text(name)}</span></p>',
-        *(f"<p>{_text(note[:1].upper() + note[1:])}.</p>" for note in result.notes),
-        *(_table(table) for table in (*result.tables, *panels.tables())),
-        '<h2>Pictures</h2><div class="pictures">',
-        *(_picture(path) for path in pictures),
-        "</div>",
+        f' <span class="soft">{text(name)}</span></p>',
+        *(f"<p>{text(note[:1].upper() + note[1:])}.</p>" for note in result.notes),
+        *(table(one.title, one.shown()) for one in (*result.tables, *panels.tables())),
+        "<h2>Pictures</h2>",
+        pages.pictures(drawn),
         *_examples(items, panels.threshold),
         "<h2>Settings</h2>",
-        f"<pre>{_text(json.dumps(finite(settings), indent=1))}</pre>",
+        f"<pre>{text(json.dumps(finite(settings), indent=1))}</pre>",
     ]
-    page = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_text(result.benchmark)}</title>'
-        f"<style>{_STYLE}</style><body>" + "\n".join(parts) + "</body></html>\n"
-    )
-    # A lone surrogate, which JSON allows in a problem, has no UTF-8.
-    write_atomically(folder / "report.html", page.encode("utf-8", "replace").decode("utf-8"))
-    return folder / "report.html"
-
-
-def _table(table: Table) -> str:
-    head, *rows = table.shown()
-    cells = "".join(f"<th>{_text(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<h2>{_text(table.title)}</h2><div class="wide"><table><tr>{cells}</tr>{body}</table></div>'
-
-
-def _picture(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img alt="{_text(path.stem)}" src="data:image/png;base64,{data}">'
+    return write_page(folder / "report.html", result.benchmark, parts, style=_STYLE)
 
 
 def _examples(items: Sequence[Item], threshold: float) -> list[str]:
@@ -91,20 +65,16 @@ def _examples(items: Sequence[Item], threshold: float) -> list[str]:
     for _, number in gaps[:NUM_EXAMPLES]:
         solution, scores = items[number].solution, items[number].scores
         parts.append(
-            f'<details><summary>{_text(solution.id)} <span class="soft">'
-            f"{_text(solution.problem[:160])}</span></summary>"
+            f'<details><summary>{text(solution.id)} <span class="soft">'
+            f"{text(solution.problem[:160])}</span></summary>"
         )
-        for text, label, score in zip(solution.steps, solution.labels, scores, strict=True):
+        for step, label, score in zip(solution.steps, solution.labels, scores, strict=True):
             said = "no score" if score is None else f"score {score:.3f}"
             truth = "unlabelled" if label is None else f"label {label:g}"
             colour = "#bbb" if score is None else "#059669" if score >= threshold else "#b91c1c"
             parts.append(
-                f'<div class="step" style="border-color:{colour}">{_text(text)}'
+                f'<div class="step" style="border-color:{colour}">{text(step)}'
                 f'<br><span class="soft">{said}, {truth}</span></div>'
             )
         parts.append("</details>")
     return parts
-
-
-def _text(value: str) -> str:
-    return html.escape(value, quote=True)

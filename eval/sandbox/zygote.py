@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from eval.sandbox import candidate, cgroups, filters, kernel, root, wire
+from eval.sandbox import candidate, cgroups, filters, kernel, namespaces, root, wire
 
 PROGRAM_UID = 65534
 """nobody: what programs run as where this process may choose."""
@@ -63,10 +63,12 @@ def main() -> None:
     report: dict[str, Any] = {"level": "unsandboxed", "layers": [], "missing": []}
     group = cgroups.Group.create(report)
     try:
-        has_namespaces = config["level"] == "namespaces" and _enter_namespaces(report, config["folders"])
+        has_namespaces = config["level"] == "namespaces" and namespaces.enter_namespaces(
+            report, config["folders"], program_uid=PROGRAM_UID, scratch_mb=SCRATCH_MB
+        )
         # The first process of the new process namespace: all others die with it.
         pid = os.fork() if has_namespaces else 0
-    except (HalfInsideError, OSError) as error:
+    except (namespaces.HalfInsideError, OSError) as error:
         report["missing"].append(f"namespaces: {error}")
         report["restart"] = WEAKER["namespaces"]
         wire.send(channel, json.dumps(report).encode())
@@ -102,70 +104,6 @@ def main() -> None:
 
 
 WEAKER = {"namespaces": "landlock", "landlock": "unsandboxed"}
-
-
-class HalfInsideError(Exception):
-    """The namespaces are entered and cannot be left, and what belongs to them failed."""
-
-
-def _enter_namespaces(report: dict[str, Any], folders: list[str]) -> bool:
-    """Enter new namespaces and a new root; False, with the reason on record, where refused at the door.
-
-    Raises HalfInsideError where it fails later.
-    """
-    if sys.platform != "linux":
-        return False
-    ready, done = os.pipe(), os.pipe()
-    parent, uid, gid = os.getpid(), os.geteuid(), os.getegid()
-    helper = os.fork()
-    if helper == 0:  # only a process outside may map more than one user
-        os.close(ready[1])
-        if os.read(ready[0], 1):
-            _write_maps(parent, uid, gid)
-            os.write(done[1], b"1")
-        os._exit(0)
-    os.close(done[1])
-    os.close(ready[0])
-    try:
-        flags = 0
-        for flag in kernel.CLONE_NEW.values():
-            flags |= flag
-        try:
-            kernel.unshare(flags)  # all or none
-        except OSError as error:
-            report["missing"].append(f"namespaces: {error.strerror}")
-            return False
-        os.write(ready[1], b"1")
-        if not os.read(done[0], 1):
-            raise HalfInsideError("the user map was refused")
-        root.enter_root(folders)
-        root.new_scratch(SCRATCH_MB)
-    except OSError as error:
-        raise HalfInsideError(error.strerror) from error
-    finally:
-        for end in (ready[1], done[0]):
-            os.close(end)
-        os.waitpid(helper, 0)
-    report["level"] = "namespaces"
-    report["layers"] += list(kernel.CLONE_NEW)
-    return True
-
-
-def _write_maps(pid: int, uid: int, gid: int) -> None:
-    """Map this user to itself, and for root a second one for the programs."""
-    more = f"\n{PROGRAM_UID} {PROGRAM_UID} 1" if uid == 0 else ""
-    with contextlib.suppress(OSError):
-        if uid != 0:
-            _write(f"/proc/{pid}/setgroups", "deny")
-        _write(f"/proc/{pid}/uid_map", f"{uid} {uid} 1{more}")
-        _write(f"/proc/{pid}/gid_map", f"{gid} {gid} 1{more}")
-        return
-    os._exit(1)
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
 
 
 class Server:

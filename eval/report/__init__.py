@@ -1,0 +1,1 @@
+"""One page about one or several runs: curves, intervals, breakdowns, comparisons, the worst samples."""
