@@ -65,6 +65,7 @@ _NOT_IN_LABEL = re.compile(
     r"_\{[^{}]*\}|_\w|\\(?:frac|(?:measured)?angle|triangle|overline|cup|cap)(?![a-z])"
 )
 _APPROXIMATELY = re.compile(r"\s*\\(?:approx|simeq|thickapprox)(?![a-z])\s*")
+_DOLLARS = re.compile(r"(?<!\\)\$")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")
 
 
@@ -84,6 +85,8 @@ def tidy(text: str) -> str:
                 text = inner.strip()
         if text == before:
             break
+    if text.count("$") - text.count("\\$") > 1:  # $69$,$84$
+        text = _DOLLARS.sub("", text)
     text = re.sub(r"(\d),\s*\\!\s*(?=\d{3})", r"\1,", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)

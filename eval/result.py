@@ -6,8 +6,9 @@ for label, value in result.rows(): ...
 
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eval.benchmarks import NO_ANSWER
@@ -71,7 +72,7 @@ class EvalResult:
             "grading_seconds": round(self.grading_seconds, 3),
             "tokens_per_second": self.tokens_per_second and round(self.tokens_per_second, 1),
         }
-        own["versions"] = {"python": platform.python_version(), "stepwell": version("stepwell")}
+        own["versions"] = versions()
         return own
 
     def rows(self) -> list[tuple[str, str]]:
@@ -91,6 +92,16 @@ class EvalResult:
             rows.append(("tokens", f"{self.tokens:,} at {self.tokens_per_second:,.0f}/s"))
         rows.append(("grading", f"{self.grading_seconds:.1f} s"))
         return rows
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a number: ours, the parser's behind the grader, the model's."""
+    packages = ("stepwell", "sympy", "math-verify", "mpmath", "torch", "transformers")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def summarise(

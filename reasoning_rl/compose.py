@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data.errors import UserError
-from data.prompts import get_template, render
+from data.prompts import describe_template, get_template, render
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
@@ -200,6 +200,7 @@ def evaluate_benchmark(
         "settings": {
             "benchmark": name,
             **config.model_dump(mode="json", exclude={"output_dir", "max_batch"}),
+            **({} if config.samples else {"prompt": describe_template(template)}),
         },
         "on_progress": on_progress,
     }

@@ -1,4 +1,4 @@
-"""The test cases of other graders, tests/grader_cases.jsonl: our verdict is theirs, or our ruling with its reason.
+"""The test cases of other graders (tests/grader_cases.jsonl): our verdict is theirs, or our ruling.
 
 A row: source (repository and commit), test, gold, answer, same (their label), and where we rule otherwise
 ruling and why. Long responses are cut to the part that holds the answer.

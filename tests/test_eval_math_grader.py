@@ -299,7 +299,8 @@ def test_process_ends_and_leaves_no_worker(tmp_path: Path) -> None:
     (tmp_path / "eval" / "__init__.py").write_text("raise RuntimeError")
     code = (
         "from eval.math_grader import WORKER, grade; "
-        "print(grade(r'\\int_0^1 2x dx', '1').status, WORKER.pid); import sys; assert 'torch' not in sys.modules"
+        "print(grade(r'\\int_0^1 2x dx', '1').status, WORKER.pid); "
+        "import sys; assert 'torch' not in sys.modules"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
