@@ -104,9 +104,10 @@ def _read_gsm8k(row: Row) -> dict[str, Any]:
 
 
 def _read_math(row: Row) -> dict[str, Any]:
-    """problem, solution, and where present answer (else the last box), level, subject or type, unique_id."""
+    """problem (or question), solution, and answer (else the last box), level, subject or type, unique_id."""
     wanted = "problem, solution, answer"
-    text = field(row, "problem", str, expected=wanted)
+    name = "question" if "question" in row.values and "problem" not in row.values else "problem"
+    text = field(row, name, str, expected=wanted)
     solution = field(row, "solution", str, expected=wanted) if "solution" in row.values else ""
     answer = row.values.get("answer")
     if answer is None:

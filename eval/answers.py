@@ -17,6 +17,9 @@ TAIL_CHARS = 400
 LAST_CHARS = 20_000
 """How far back from its end a response is searched for unboxed answers."""
 
+BOX_GAP = 200
+"""Boxes farther apart, in characters, are not one answer."""
+
 NUMBER = re.compile(
     r"(?<![\w.)\]}])[-+](?=\\?\$?\.?\d)"  # a sign, unless it stands between two terms
     r"|(?P<body>\\?\$?(?<![\d.])(?:\d+(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\\?\$?(?<![\w.])\.\d+)"
@@ -79,7 +82,11 @@ def in_box(response: str) -> str | None:
     """
     if "boxed" not in response and "fbox" not in response:
         return None
-    spans = _boxes(response)
+    # Only the last boxes count: from the first of those that stand close together.
+    start = max(response.rfind("boxed"), response.rfind("fbox"))
+    while (before := response.rfind("box", max(0, start - BOX_GAP), start)) >= 0:
+        start = before
+    spans = _boxes(response, max(0, start - 8)) or _boxes(response, 0)
     if not spans:
         return None
     first = len(spans) - 1
@@ -97,12 +104,12 @@ def in_box(response: str) -> str | None:
     return ", ".join(dict.fromkeys(parts))
 
 
-def _boxes(response: str) -> list[tuple[int, int]]:
-    """Start and end of the content of every box that closes, none inside another, in order."""
+def _boxes(response: str, begin: int) -> list[tuple[int, int]]:
+    """Start and end of the content of every box after `begin` that closes, none inside another, in order."""
     opened: list[int | None] = []  # one entry an open brace: where a box's content starts, None for others
     found: list[tuple[int, int]] = []
     pending = -1  # end of a box command whose argument has not begun
-    for match in _BRACE_OR_BOX.finditer(response):
+    for match in _BRACE_OR_BOX.finditer(response, begin):
         token = match[0]
         between = response[pending : match.start()] if pending >= 0 else ""
         if pending >= 0 and (bare := re.match(r"\s*([^\s{}$\\]+|\\[A-Za-z]+)", between)):

@@ -130,6 +130,12 @@ def _eval_settings() -> "type[Settings]":
     return EvalConfig
 
 
+def _compare_settings() -> "type[Settings]":
+    from reasoning_rl.config import CompareConfig
+
+    return CompareConfig
+
+
 def _prm_eval_settings() -> "type[Settings]":
     from reasoning_rl.config import PRMEvalConfig
 
@@ -202,6 +208,12 @@ def _show(args: list[str]) -> None:
     run_show(args)
 
 
+def _compare(args: list[str]) -> None:
+    from reasoning_rl.commands import run_compare
+
+    run_compare(args)
+
+
 def _quickstart(args: list[str]) -> None:
     from reasoning_rl.commands import run_quickstart_command
 
@@ -246,6 +258,13 @@ VERBS: dict[str, Verb] = {
         _eval,
         "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
         more=("options of the step benchmarks (stepwell eval processbench --prm PATH)", _prm_eval_settings),
+    ),
+    "compare": Verb(
+        "evaluate",
+        "two evaluations problem by problem: difference, interval, what flipped",
+        _compare_settings,
+        _compare,
+        "stepwell compare outputs/base/gsm8k outputs/tuned/gsm8k",
     ),
     "data": Verb(
         "look",

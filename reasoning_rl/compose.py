@@ -32,6 +32,7 @@ from eval.prm_benchmarks.registry import check_threshold, get_prm_benchmark, mea
 from eval.prm_benchmarks.report import write_report
 from eval.prm_benchmarks.result import BenchmarkResult
 from eval.run import EvalResult, evaluate, read_samples
+from eval.sample_files import read_sample_scores
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import load
 from prm.formats.load import Loaded
@@ -214,7 +215,8 @@ def evaluate_benchmark(
             limit=max(config.limit or 0, 500) if name == "arithmetic" else None,
             seed=config.seed,
         )
-        return evaluate(problems, samples=read_samples(config.samples, every), **common)
+        samples = read_samples(config.samples, every)
+        return evaluate(problems, samples=samples, scores=read_sample_scores(config.samples, every), **common)
     model, tokenizer = load_backbone(config.model or ""), load_tokenizer(config.model or "")
     model = model.to(device)
     generator = HFGenerator(model, tokenizer, max_batch=config.max_batch, seed=config.seed)
