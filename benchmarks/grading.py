@@ -44,8 +44,10 @@ from eval.math_grader import WORKER, grade
 
 SOLVERS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 HARD = (
-    (r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{15+2\sqrt{33}}", r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{2\sqrt{33}+15}", True),
-    (r"-\frac{2(x^2+6)}{9(x^2-2)\sqrt[3]{x^2-2}^2}", r"-\frac{8x^2}{9(x^2-2)^{5/3}}+\frac{2}{3(x^2-2)^{2/3}}", True),
+    (r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{15+2\sqrt{33}}",
+     r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{2\sqrt{33}+15}", True),
+    (r"-\frac{2(x^2+6)}{9(x^2-2)\sqrt[3]{x^2-2}^2}",
+     r"-\frac{8x^2}{9(x^2-2)^{5/3}}+\frac{2}{3(x^2-2)^{2/3}}", True),
     (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5+2\sqrt{6}}", True),
     (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5+2\sqrt{5}}", False),
     (r"\tan^2 y+1", r"\sec^2 y", True),
@@ -78,9 +80,10 @@ HARD = (
     (r"x^2/4+y^2/3=1", r"3x^2+4y^2=12", True),
     (r"34x+45y-20z+100=0", r"-34x-45y+20z-100=0", True),
     (r"y=\frac{3}{4}-\frac{x}{2}", r"2x+4y-3=0", True),
-    (r"-3<2x+1\le 7", r"(-2,3]", False),
+    (r"-3<2x+1\le 7", r"(-2,3]", True),
     (r"-2<x\le 3", r"(-2,3]", True),
-    (r"\begin{pmatrix}\sqrt{8}&0\\1&\frac{2}{\sqrt{2}}\end{pmatrix}", r"\begin{pmatrix}2\sqrt{2}&0\\1&\sqrt{2}\end{pmatrix}", True),
+    (r"\begin{pmatrix}\sqrt{8}&0\\1&\frac{2}{\sqrt{2}}\end{pmatrix}",
+     r"\begin{pmatrix}2\sqrt{2}&0\\1&\sqrt{2}\end{pmatrix}", True),
     (r"\left(\frac{1}{\sqrt{3}},\sqrt{12}\right)", r"\left(\frac{\sqrt{3}}{3},2\sqrt{3}\right)", True),
     (r"\{1+\sqrt{2},1-\sqrt{2}\}", r"\{1\pm\sqrt{2}\}", True),
     (r"\frac{2021\cdot 505\cdot 337}{5}", r"\frac{343943885}{5}", True),
@@ -203,11 +206,17 @@ def measure(data: Path) -> dict[str, Any]:
 
 
 def measure_hard() -> dict[str, Any]:
-    """Return the figures of HARD; both sides have their libraries loaded."""
-    grade(r"\sqrt{8}", r"2\sqrt{2} + 0")
+    """Return the figures of HARD. Neither side pays for its imports: ours less one start of the worker."""
+    integral = ("1", r"\int_0^1 2x dx")
     plain_math_verify("1/2", "$0.5$")
+    start = min(cpu_seconds(lambda: grade(*integral, timeout_s=20))[0] for _ in range(3))
     verdicts: list[bool] = []
-    own, _ = cpu_seconds(lambda: verdicts.extend(grade(g, p).status == "correct" for g, p, _ in HARD))
+
+    def ours() -> None:
+        verdicts.extend(grade(g, p, timeout_s=20).status == "correct" for g, p, _ in HARD)
+        grade(*integral, timeout_s=20)  # so that there is a start to subtract
+
+    own = cpu_seconds(ours)[0] - start
     theirs, plain = cpu_seconds(lambda: [plain_math_verify(g, f"${p}$") for g, p, _ in HARD])
     labels = [same for _, _, same in HARD]
     return {
