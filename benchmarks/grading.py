@@ -16,6 +16,12 @@ Keys of --json:
     math500_others               list of {row, status, reason} for the rest (no problem text)
     cpu_seconds, cpu_seconds_math_verify     of ours and of plain math-verify over the same pairs
     ratio                        cpu_seconds_math_verify / cpu_seconds
+    ratio_gsm8k, ratio_math500   the same for either set alone
+    hard, hard_correct           pairs of HARD, and verdicts of ours that are right
+    hard_correct_math_verify     the same for math-verify, which takes its own time limit
+    hard_per_cpu_second, hard_per_cpu_second_math_verify, hard_ratio
+    cases, cases_correct         rows of tests/grader_cases.jsonl without a ruling, and verdicts as labelled
+    cases_correct_math_verify    the same for math-verify, with its defaults
     slowest_seconds              longest verdict of ours but one (that one may start the worker), wall clock
 """
 
@@ -37,6 +43,54 @@ from eval.answers import extract_answer
 from eval.math_grader import WORKER, grade
 
 SOLVERS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+HARD = (
+    (r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{15+2\sqrt{33}}",
+     r"\frac{\sqrt{\sqrt{11}+\sqrt{194}}}{2\sqrt{33}+15}", True),
+    (r"-\frac{2(x^2+6)}{9(x^2-2)\sqrt[3]{x^2-2}^2}",
+     r"-\frac{8x^2}{9(x^2-2)^{5/3}}+\frac{2}{3(x^2-2)^{2/3}}", True),
+    (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5+2\sqrt{6}}", True),
+    (r"\sqrt{2}+\sqrt{3}", r"\sqrt{5+2\sqrt{5}}", False),
+    (r"\tan^2 y+1", r"\sec^2 y", True),
+    (r"\sin(a+b)-\sin(a-b)", r"2\sin b\cos a", True),
+    (r"\sin 3x", r"3\sin x-4\sin^3 x", True),
+    (r"\sin 3x", r"3\sin x+4\sin^3 x", False),
+    (r"\frac{1-\cos 2x}{2}", r"\sin^2 x", True),
+    (r"\binom{2n}{n}", r"\frac{(2n)!}{(n!)^2}", True),
+    (r"\frac{n(n+1)(2n+1)}{6}", r"\frac{n^3}{3}+\frac{n^2}{2}+\frac{n}{6}", True),
+    (r"\frac{n(n+1)(2n+1)}{6}", r"\frac{n^3}{3}+\frac{n^2}{2}-\frac{n}{6}", False),
+    (r"(a+b+c)^3-a^3-b^3-c^3", r"3(a+b)(b+c)(c+a)", True),
+    (r"x^4+4", r"(x^2+2x+2)(x^2-2x+2)", True),
+    (r"x^4+4", r"(x^2+2x+2)(x^2-2x-2)", False),
+    (r"\frac{1}{\sqrt{n+1}+\sqrt{n}}", r"\sqrt{n+1}-\sqrt{n}", True),
+    (r"\log_2 n", r"\frac{\ln n}{\ln 2}", True),
+    (r"\ln\frac{x^2}{y}", r"2\ln x-\ln y", True),
+    (r"e^{2x}-e^{-2x}", r"2\sinh 2x", True),
+    (r"\frac{e^{ix}+e^{-ix}}{2}", r"\cos x", True),
+    (r"\frac{1+\sqrt{5}}{2}", r"\frac{2}{\sqrt{5}-1}", True),
+    (r"\sqrt[3]{2+\sqrt{5}}+\sqrt[3]{2-\sqrt{5}}", "1", True),
+    (r"\cos\frac{\pi}{5}", r"\frac{1+\sqrt{5}}{4}", True),
+    (r"\cos\frac{\pi}{7}", r"\frac{1+\sqrt{5}}{4}", False),
+    (r"\arctan 1+\arctan 2+\arctan 3", r"\pi", True),
+    (r"e^{\pi\sqrt{163}}", "262537412640768744", False),
+    (r"\frac{x^3-y^3}{x-y}", r"x^2+xy+y^2", True),
+    (r"\frac{a}{b}+\frac{c}{d}", r"\frac{ad+bc}{bd}", True),
+    (r"\frac{a}{b}+\frac{c}{d}", r"\frac{a+c}{b+d}", False),
+    (r"2^{n+1}-2^n", r"2^n", True),
+    (r"\lfloor\frac{n}{2}\rfloor+\lceil\frac{n}{2}\rceil", "n", True),
+    (r"x^2/4+y^2/3=1", r"3x^2+4y^2=12", True),
+    (r"34x+45y-20z+100=0", r"-34x-45y+20z-100=0", True),
+    (r"y=\frac{3}{4}-\frac{x}{2}", r"2x+4y-3=0", True),
+    (r"-3<2x+1\le 7", r"(-2,3]", True),
+    (r"-2<x\le 3", r"(-2,3]", True),
+    (r"\begin{pmatrix}\sqrt{8}&0\\1&\frac{2}{\sqrt{2}}\end{pmatrix}",
+     r"\begin{pmatrix}2\sqrt{2}&0\\1&\sqrt{2}\end{pmatrix}", True),
+    (r"\left(\frac{1}{\sqrt{3}},\sqrt{12}\right)", r"\left(\frac{\sqrt{3}}{3},2\sqrt{3}\right)", True),
+    (r"\{1+\sqrt{2},1-\sqrt{2}\}", r"\{1\pm\sqrt{2}\}", True),
+    (r"\frac{2021\cdot 505\cdot 337}{5}", r"\frac{343943885}{5}", True),
+)  # fmt: skip
+"""Gold, answer, whether they are the same: what needs algebra."""
+
+CASES = Path(__file__).resolve().parent.parent / "tests" / "grader_cases.jsonl"
 DEFAULT_DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
 
@@ -99,14 +153,21 @@ def measure(data: Path) -> dict[str, Any]:
     grade(r"\sqrt{8}", r"2\sqrt{2} + 0")
     times, verdicts = [], []
 
-    def ours() -> None:
-        for gold, response in pairs:
+    def ours(chosen: list[tuple[str, str]]) -> None:
+        for gold, response in chosen:
             start = time.monotonic()
             verdicts.append(grade(gold, response))
             times.append(time.monotonic() - start)
 
-    own, _ = cpu_seconds(ours)
-    theirs, plain = cpu_seconds(lambda: [plain_math_verify(gold, response) for gold, response in pairs])
+    def rivals(chosen: list[tuple[str, str]]) -> tuple[float, list[bool]]:
+        return cpu_seconds(lambda: [plain_math_verify(gold, response) for gold, response in chosen])
+
+    own, _ = cpu_seconds(lambda: ours(pairs[: len(solved)]))
+    own_math, _ = cpu_seconds(lambda: ours(pairs[len(solved) :]))
+    theirs, plain = rivals(pairs[: len(solved)])
+    theirs_math, plain_math = rivals(pairs[len(solved) :])
+    ratios = {"ratio_gsm8k": theirs / own, "ratio_math500": theirs_math / own_math}
+    own, theirs, plain = own + own_math, theirs + theirs_math, plain + plain_math
     disagreements = [
         {
             **{key: case[key] for key in ("row", "solver", "gold", "recorded")},
@@ -137,7 +198,52 @@ def measure(data: Path) -> dict[str, Any]:
         "cpu_seconds": own,
         "cpu_seconds_math_verify": theirs,
         "ratio": theirs / own,
+        **ratios,
+        **measure_hard(),
+        **measure_cases(),
         "slowest_seconds": sorted(times)[-2],
+    }
+
+
+def measure_hard() -> dict[str, Any]:
+    """Return the figures of HARD. Neither side pays for its imports: ours less one start of the worker."""
+    integral = ("1", r"\int_0^1 2x dx")
+    plain_math_verify("1/2", "$0.5$")
+    start = min(cpu_seconds(lambda: grade(*integral, timeout_s=20))[0] for _ in range(3))
+    verdicts: list[bool] = []
+
+    def ours() -> None:
+        verdicts.extend(grade(g, p, timeout_s=20).status == "correct" for g, p, _ in HARD)
+        grade(*integral, timeout_s=20)  # so that there is a start to subtract
+
+    own = cpu_seconds(ours)[0] - start
+    theirs, plain = cpu_seconds(lambda: [plain_math_verify(g, f"${p}$") for g, p, _ in HARD])
+    labels = [same for _, _, same in HARD]
+    return {
+        "hard": len(HARD),
+        "hard_correct": sum(a == b for a, b in zip(verdicts, labels, strict=True)),
+        "hard_correct_math_verify": sum(bool(a) == b for a, b in zip(plain, labels, strict=True)),
+        "hard_per_cpu_second": len(HARD) / own,
+        "hard_per_cpu_second_math_verify": len(HARD) / theirs,
+        "hard_ratio": theirs / own,
+    }
+
+
+def measure_cases() -> dict[str, Any]:
+    """Return how many of the other graders' own test cases each side judges as labelled."""
+    cases = [row for _, row in read_jsonl(CASES) if "ruling" not in row]
+
+    def plain(case: dict[str, Any]) -> bool:
+        from math_verify import parse, verify
+
+        return bool(verify(parse(case["gold"]), parse(case["answer"])))
+
+    return {
+        "cases": len(cases),
+        "cases_correct": sum(
+            (grade(c["gold"], c["answer"], timeout_s=20).status == "correct") == c["same"] for c in cases
+        ),
+        "cases_correct_math_verify": sum(plain(c) == c["same"] for c in cases),
     }
 
 
@@ -158,8 +264,18 @@ def show(figures: dict[str, Any], console: Console) -> None:
     )
     table.add_row("CPU-seconds", f"{figures['cpu_seconds']:.2f}", f"{figures['cpu_seconds_math_verify']:.2f}")
     table.add_row("slowest verdict, wall seconds", f"{figures['slowest_seconds']:.2f}", "-")
+    for label, key in (
+        (f"right, {figures['hard']} hard expressions", "hard_correct"),
+        (f"as labelled, {figures['cases']} cases of other graders", "cases_correct"),
+    ):
+        table.add_row(label, str(figures[key]), str(figures[f"{key}_math_verify"]))
+    rates = (figures[key] for key in ("hard_per_cpu_second", "hard_per_cpu_second_math_verify"))
+    table.add_row("hard expressions per CPU-second", *(f"{rate:.0f}" for rate in rates))
     console.print(table)
-    console.print(f"math-verify's cost / ours: {figures['ratio']:.1f}")
+    console.print(
+        f"math-verify's cost / ours: {figures['ratio']:.1f} (GSM8K {figures['ratio_gsm8k']:.1f}, "
+        f"MATH-500 {figures['ratio_math500']:.1f}, hard expressions {figures['hard_ratio']:.1f})"
+    )
     for row in figures["disagreements"] + figures["math500_others"]:
         console.print(json.dumps(row), markup=False, soft_wrap=True)
 

@@ -7,7 +7,10 @@ here. Texts never change under a name: a changed text gets a higher version, so 
 results apart.
 """
 
+import json
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from data.errors import UserError, did_you_mean
@@ -23,6 +26,8 @@ class Template:
     is_chat: bool = False
     """The text is one user message: it goes through the tokenizer's chat template where there is one. The
     others are texts to be continued as they stand, also by a tokenizer that has a chat template."""
+    system: str = ""
+    """System message of a chat; put before the text where the tokenizer has no chat template."""
     stop: tuple[str, ...] = ()
     """Strings at which a sample should end: a base model goes on to invent the next question."""
 
@@ -52,6 +57,42 @@ _GSM8K_SHOTS = (
     ),
 )
 
+# Eight problems in the form of arXiv:2201.11903 (Q:/A:, "The answer is N."). The texts are our own: with the
+# published ones in a file, `--template FILE.json` gives the published prompt to the letter.
+_EIGHT_SHOTS = (
+    ("A bus carries 14 people. At the next stop 9 get off and 6 get on. How many people are on the bus?",
+     "After 9 got off there were 14 - 9 = 5. After 6 got on there were 5 + 6 = 11.", 11),
+    ("Mia reads 12 pages a day. How many pages does she read in two weeks?",
+     "Two weeks are 14 days. She reads 12 * 14 = 168 pages.", 168),
+    ("A baker fills 7 trays with 24 rolls each and sells 95 rolls. How many rolls are left?",
+     "There were 7 * 24 = 168 rolls. After the sale 168 - 95 = 73 are left.", 73),
+    ("Ivan has three times as many stamps as Lena, who has 26. How many stamps do they have together?",
+     "Ivan has 3 * 26 = 78 stamps. Together they have 78 + 26 = 104.", 104),
+    ("A rope of 45 metres is cut into pieces of 3 metres. How many cuts are made?",
+     "There are 45 / 3 = 15 pieces. Between 15 pieces there are 15 - 1 = 14 cuts.", 14),
+    ("Five friends share a bill of $85 and a tip of $15 equally. How much does each pay?",
+     "Bill and tip are 85 + 15 = 100 dollars. Each pays 100 / 5 = 20 dollars.", 20),
+    ("A train leaves at 9 and drives 80 km an hour. How far has it come by noon?",
+     "From 9 to noon are 12 - 9 = 3 hours. In them it drives 80 * 3 = 240 km.", 240),
+    ("Half of the 36 pupils walk to school, and 10 of the others cycle. How many neither walk nor cycle?",
+     "36 / 2 = 18 pupils walk. Of the other 18 pupils 10 cycle, so 18 - 10 = 8 do neither.", 8),
+)  # fmt: skip
+
+# Four problems in the form of arXiv:2206.14858 (Problem:/Solution:, a box, the final answer's sentence); the
+# texts are our own, as above.
+_FOUR_SHOTS = (
+    (r"For which real $x$ is $\sqrt{x+1}+\sqrt{4-x}$ defined?",
+     r"Both radicands must not be negative: $x+1 \ge 0$ gives $x \ge -1$, and $4-x \ge 0$ gives $x \le 4$. "
+     r"So the expression is defined for $x$ in $\boxed{[-1,4]}$.", "[-1,4]"),
+    (r"A $2 \times 2$ matrix has determinant $5$. What is the determinant of three times this matrix?",
+     r"Both rows are multiplied by $3$, so the determinant becomes $3^2 \cdot 5 = \boxed{45}$.", "45"),
+    (r"A cyclist covers $36$ km in $\frac{3}{2}$ hours. How many kilometres does he cover in $50$ minutes?",
+     r"His speed is $36 / \frac{3}{2} = 24$ km an hour. In $50$ minutes, $\frac{5}{6}$ of an hour, he covers "
+     r"$24 \cdot \frac{5}{6} = \boxed{20}$ km.", "20"),
+    (r"If $2x - 3y = 0$ and $y \ne 0$, what is $\frac{x}{y}$?",
+     r"From $2x = 3y$ we have $\frac{x}{y} = \boxed{\frac{3}{2}}$.", r"\frac{3}{2}"),
+)  # fmt: skip
+
 TEMPLATES: dict[str, Template] = {
     "plain": Template(version=1),
     "gsm8k_cot": Template(
@@ -72,6 +113,30 @@ TEMPLATES: dict[str, Template] = {
         after="",
         is_chat=True,
     ),
+    "gsm8k_cot_8shot": Template(
+        version=1,
+        before="".join(f"Q: {q}\nA: {a} The answer is {n}.\n\n" for q, a, n in _EIGHT_SHOTS) + "Q: ",
+        after="\nA:",
+        stop=("Q:", "</s>", "<|im_end|>"),
+    ),
+    "minerva_4shot": Template(
+        version=1,
+        before="".join(
+            f"Problem:\n{q}\n\nSolution:\n{a}\nFinal Answer: The final answer is ${n}$. I hope it is correct."
+            "\n\n"
+            for q, a, n in _FOUR_SHOTS
+        )
+        + "Problem:\n",
+        after="\n\nSolution:",
+        stop=("Problem:", "I hope it is correct"),
+    ),
+    # Zero-shot with the system prompt of Qwen2.5-Math's README.
+    "qwen_boxed": Template(
+        version=1,
+        system="Please reason step by step, and put your final answer within \\boxed{}.",
+        after="",
+        is_chat=True,
+    ),
     "boxed_chat": Template(
         version=1,
         after="\n\nReason step by step, one step per paragraph, and put the final answer in \\boxed{}.",
@@ -81,10 +146,39 @@ TEMPLATES: dict[str, Template] = {
 
 
 def get_template(name: str) -> Template:
-    """Return the template. Raises UserError that names the nearest ones."""
-    if name not in TEMPLATES:
+    """Return the template of that name, or that of a file FILE.json with the fields of Template.
+
+    Raises UserError that names the nearest ones, or what is wrong with the file.
+    """
+    if name in TEMPLATES:
+        return TEMPLATES[name]
+    if not name.endswith(".json"):
         raise UserError(f"unknown prompt template '{name}'" + did_you_mean(name, TEMPLATES))
-    return TEMPLATES[name]
+    try:
+        values = json.loads(Path(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: unreadable as a prompt template ({error}); give JSON with before, after"
+        ) from error
+    kinds = {"version": int, "before": str, "after": str, "system": str, "is_chat": bool, "stop": list}
+    wrong = (
+        [key for key, value in values.items() if type(value) is not kinds.get(key)]
+        if isinstance(values, dict)
+        else [""]
+    )
+    if wrong or not ({"before", "after"} & values.keys()):
+        raise UserError(
+            f"{name}: field '{wrong[0] if wrong else 'before'}' is missing, unknown or of another type; "
+            f"a prompt template has {', '.join(kinds)}"
+        )
+    return Template(**{"version": 1, **values, "stop": tuple(map(str, values.get("stop", ())))})
+
+
+def describe_template(name: str) -> dict[str, Any]:
+    """Return what a result keeps of a prompt: name, version, and a digest of the texts."""
+    chosen = get_template(name)
+    texts = json.dumps([chosen.system, chosen.before, chosen.after, chosen.is_chat, chosen.stop])
+    return {"name": name, "version": chosen.version, "sha256": sha256(texts.encode()).hexdigest()[:16]}
 
 
 def render(template: str, problem: str, tokenizer: Any = None) -> str:
@@ -98,6 +192,7 @@ def render(template: str, problem: str, tokenizer: Any = None) -> str:
     if not chosen.is_chat:
         return text
     if not getattr(tokenizer, "chat_template", None):
-        return text + "\n"
-    messages = [{"role": "user", "content": text}]
+        return (f"{chosen.system}\n\n" if chosen.system else "") + text + "\n"
+    messages = [{"role": "system", "content": chosen.system}] if chosen.system else []
+    messages += [{"role": "user", "content": text}]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

@@ -9,6 +9,7 @@ A benchmark is one function (row -> fields of Problem) and one line of BENCHMARK
 
 import re
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -103,9 +104,10 @@ def _read_gsm8k(row: Row) -> dict[str, Any]:
 
 
 def _read_math(row: Row) -> dict[str, Any]:
-    """problem, solution, and where present answer (else the last box), level, subject or type, unique_id."""
+    """problem (or question), solution, and answer (else the last box), level, subject or type, unique_id."""
     wanted = "problem, solution, answer"
-    text = field(row, "problem", str, expected=wanted)
+    name = "question" if "question" in row.values and "problem" not in row.values else "problem"
+    text = field(row, name, str, expected=wanted)
     solution = field(row, "solution", str, expected=wanted) if "solution" in row.values else ""
     answer = row.values.get("answer")
     if answer is None:
@@ -122,6 +124,111 @@ def _read_math(row: Row) -> dict[str, Any]:
         "solution": solution,
         "level": _level(row),
         "subject": str(row.values.get("subject") or row.values.get("type") or ""),
+    }
+
+
+def _read_svamp(row: Row) -> dict[str, Any]:
+    """Body, Question, Answer: a number; ID, Type."""
+    wanted = "Body, Question, Answer"
+    body, question = (field(row, name, str, expected=wanted).strip() for name in ("Body", "Question"))
+    body += "" if body.endswith((".", "?", "!")) else "."
+    return {
+        "id": row.values.get("ID"),
+        "text": f"{body} {question}",
+        "answer": _number(row, "Answer", wanted),
+        "subject": str(row.values.get("Type") or ""),
+    }
+
+
+def _read_input_target(row: Row) -> dict[str, Any]:
+    """input, target: a number; or question, result_float. MAWPS and GSM-Hard; type. `code` is left alone."""
+    names = ("question", "result_float") if "result_float" in row.values else ("input", "target")
+    wanted = "input, target"
+    return {
+        "text": field(row, names[0], str, expected=wanted).strip(),
+        "answer": _number(row, names[1], wanted),
+        "subject": str(row.values.get("type") or ""),
+    }
+
+
+def _number(row: Row, name: str, wanted: str) -> str:
+    """A number as text: 19.0 is "19". JSON has these as floats, to which 1e22 is no round number."""
+    value = field(row, name, (int, float, str), expected=wanted)
+    try:
+        number = Decimal(str(value).replace(",", ""))
+    except InvalidOperation:
+        number = Decimal("nan")
+    if not number.is_finite():
+        raise UserError(f"{row.where}: field '{name}' must be a number, got {show(value)}")
+    return str(int(number)) if number == number.to_integral_value() else format(number.normalize(), "f")
+
+
+def _read_contest(row: Row) -> dict[str, Any]:
+    """problem (or question) and answer, a whole number that hubs store as 27.0, "027" or 27; id, url."""
+    wanted = "problem, answer"
+    name = "problem" if "problem" in row.values else "question"
+    return {
+        "id": None if row.values.get("id") is None else str(row.values["id"]),
+        "text": field(row, name, str, expected=wanted),
+        "answer": _number(row, "answer", wanted),
+        "solution": str(row.values.get("solution") or ""),
+    }
+
+
+def _read_minerva(row: Row) -> dict[str, Any]:
+    """problem, solution, type: MIT OpenCourseWare; the answer is in the last box of the solution.
+
+    Decimal answers are rounded there, so that one unit of the last digit written is allowed either way.
+    """
+    wanted = "problem, solution"
+    name = "problem" if "problem" in row.values else "question"
+    solution = "" if row.values.get("answer") else field(row, "solution", str, expected=wanted)
+    solution = solution or str(row.values.get("solution") or "")
+    answer = row.values.get("answer") or last_boxed(solution)
+    if not answer:
+        raise UserError(f"{row.where}: no field 'answer', and no closed \\boxed{{...}} in field 'solution'")
+    tolerance = last_digit(str(answer))
+    return {
+        "text": field(row, name, str, expected=wanted),
+        "answer": str(answer),
+        "solution": solution,
+        "subject": str(row.values.get("type") or ""),
+        "meta": {"tolerance": tolerance} if tolerance else {},
+    }
+
+
+def last_digit(answer: str) -> str:
+    """Return one unit of the last digit of a rounded decimal, "0.1" for 1.6, "1E+32" for 4.5e33; else ""."""
+    match = _ROUNDED.fullmatch(answer.strip())
+    if match is None:
+        return ""
+    exponent = int(match["e"] or match["power"] or 0)
+    return str(Decimal(1).scaleb(exponent - len(match["decimals"])))
+
+
+_ROUNDED = re.compile(
+    r"-?\d*\.(?P<decimals>\d+)\s*"
+    r"(?:[eE](?P<e>[-+]?\d{1,3})|\\(?:times|cdot)\s*10\^\{?(?P<power>-?\d{1,3})\}?)?"
+)
+
+
+def _read_olympiad(row: Row) -> dict[str, Any]:
+    """question, final_answer (a list), context, unit, error: how far a number may be off, subfield."""
+    wanted = "question, final_answer"
+    answers = field(row, "final_answer", list, expected=wanted)
+    if not answers or not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        raise UserError(f"{row.where}: field 'final_answer' must be a list of texts, got {show(answers)}")
+    context, error = row.values.get("context"), row.values.get("error")
+    question = field(row, "question", str, expected=wanted)
+    solution = row.values.get("solution")
+    tolerance = str(error).partition(",")[0] if error else ""
+    return {
+        "id": None if row.values.get("id") is None else str(row.values["id"]),
+        "text": f"{context.strip()}\n\n{question}" if context and context.strip() else question,
+        "answer": ", ".join(answers),
+        "solution": str(solution[0]) if isinstance(solution, list) and solution else "",
+        "subject": str(row.values.get("subfield") or ""),
+        "meta": {"tolerance": tolerance} if tolerance else {},
     }
 
 
@@ -148,6 +255,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "gsm8k": Benchmark("openai/gsm8k", "main", "test", _read_gsm8k),
     "math500": Benchmark("HuggingFaceH4/MATH-500", None, "test", _read_math),
     "math": Benchmark("DigitalLearningGmbH/MATH-lighteval", "default", "test", _read_math),
+    "gsm_hard": Benchmark("reasoning-machines/gsm-hard", None, "train", _read_input_target),
+    "svamp": Benchmark("ChilleD/SVAMP", None, "test", _read_svamp),
+    "mawps": Benchmark("MU-NLPC/Calc-mawps", None, "test", _read_input_target),
+    "aime24": Benchmark("HuggingFaceH4/aime_2024", None, "train", _read_contest),
+    "amc23": Benchmark("math-ai/amc23", None, "test", _read_contest),
+    "olympiadbench": Benchmark("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", _read_olympiad),
+    "minerva_math": Benchmark("math-ai/minervamath", None, "test", _read_minerva),
 }
 
 

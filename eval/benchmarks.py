@@ -9,6 +9,7 @@ A benchmark is one line of BENCHMARKS. Nothing is generated here: that is eval.r
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -96,6 +97,11 @@ def _programs(name: str, description: str, template: str, max_new_tokens: int) -
     return Benchmark(name, description, template, (), max_new_tokens, read, judges="program")
 
 
+def _answers(name: str, description: str, template: str, chain: str, max_new_tokens: int) -> Benchmark:
+    read = partial(_read_stored, name)
+    return Benchmark(name, description, template, CHAINS[chain], max_new_tokens, read)
+
+
 BENCHMARKS: dict[str, Benchmark] = {
     b.name: b
     for b in (
@@ -108,30 +114,16 @@ BENCHMARKS: dict[str, Benchmark] = {
             _read_arithmetic,
             validation_split="validation",
         ),
-        Benchmark(
-            "gsm8k",
-            "grade-school word problems, 1,319 in the test split",
-            "gsm8k_cot",
-            CHAINS["gsm8k"],
-            512,
-            partial(_read_stored, "gsm8k"),
-        ),
-        Benchmark(
-            "math500",
-            "500 competition problems of the MATH test split",
-            "boxed_chat",
-            CHAINS["math"],
-            2048,
-            partial(_read_stored, "math500"),
-        ),
-        Benchmark(
-            "math",
-            "competition mathematics, 5,000 in the test split",
-            "boxed_chat",
-            CHAINS["math"],
-            2048,
-            partial(_read_stored, "math"),
-        ),
+        _answers("gsm8k", "grade-school word problems, 1,319 in the test split", "gsm8k_cot", "gsm8k", 512),
+        _answers("gsm_hard", "GSM8K with large numbers, 1,319", "gsm8k_cot", "gsm8k", 512),
+        _answers("svamp", "one-step word problems with distractors, 1,000", "gsm8k_cot", "gsm8k", 512),
+        _answers("mawps", "one- and two-step word problems, 2,065", "gsm8k_cot", "gsm8k", 512),
+        _answers("math500", "500 competition problems of the MATH test split", "boxed_chat", "math", 2048),
+        _answers("math", "competition mathematics, 5,000 in the test split", "boxed_chat", "math", 2048),
+        _answers("aime24", "AIME 2024 I and II, 30 answers from 0 to 999", "boxed_chat", "math", 4096),
+        _answers("amc23", "AMC 12 2023, 40 problems with a number as answer", "boxed_chat", "math", 4096),
+        _answers("olympiadbench", "olympiad problems in English, 675", "boxed_chat", "math", 4096),
+        _answers("minerva_math", "undergraduate science, 272 problems", "boxed_chat", "math", 2048),
         _programs("humaneval", "164 Python functions to complete, hand-written tests", "code_complete", 512),
         _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "code_complete", 512),
         _programs("mbpp", "974 short Python tasks, 3 asserts each; the test split has 500", "code_task", 512),
@@ -190,7 +182,9 @@ def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
         answer = extract_answer(response, benchmark.chain)
         if answer is None:
             return Verdict("wrong", NO_ANSWER)
-        return grade(problem.answer, answer, timeout_s=timeout_s or 10.0)
+        tolerance = problem.meta.get("tolerance")
+        allowed = Fraction(tolerance) if tolerance else None
+        return grade(problem.answer, answer, timeout_s=timeout_s or 10.0, tolerance=allowed)
 
     return judge
 

@@ -3,75 +3,68 @@ r"""Judge a final answer: correct, wrong or unjudged, within a bounded time, wha
     grade(r"\frac{1}{2}", r"... so the answer is \boxed{0.5}").status      # "correct"
     grade("(1,2)", "[1,2]").status                                         # "wrong": other brackets
 
-The cascade: normalise -> equal text -> exact rationals -> structures, element by element -> math-verify in a
-process of its own. Nearly every answer stops before the last. docs/grading.md has the rules and the figures.
+The cascade: plain numbers -> normalise -> equal text -> exact rationals -> structures, element by element ->
+expressions and relations in a hundred digits (eval.identity) -> math-verify in a process of its own. Nearly
+every answer stops long before the last. docs/grading.md has the rules and the figures.
 """
 
-import atexit
-import contextlib
-import json
-import os
 import re
-import select
-import subprocess
-import sys
-import threading
 import time
-from pathlib import Path
-from typing import Literal
+from fractions import Fraction
 
 from data.schema import Verdict
 from eval.answers import extract_answer
+from eval.expressions import Unreadable, read_expression, read_relation
+from eval.identity import same_relation, same_value, value_of
 from eval.normalise import (
-    Quantity,
-    Structure,
     is_prose,
     is_word,
     may_be_product,
     names_agree,
-    read_quantity,
-    read_structure,
-    same_quantity,
     strip_name,
     tidy,
+    without_approximation,
 )
-
-Status = Literal["correct", "wrong", "unjudged"]
-Outcome = tuple[Status, str]
-
-START_SECONDS = 60.0
-"""How long the worker process may take to import sympy. Not counted in an answer's time limit."""
-
-GRACE_SECONDS = 0.25
-"""How long past an answer's limit the worker may take to report that its child was stopped."""
+from eval.quantities import Quantity, read_quantity, same_quantity, split_unit, units_agree
+from eval.relations import as_interval, relations_in
+from eval.structures import Structure, read_structure
+from eval.sympy_client import WORKER, Outcome, Status, sympy_hazard
 
 LONGEST_ANSWER = 4000
 """Characters of the longest final answer that is looked into; beyond, only equal text is judged."""
 
-LONGEST_FOR_SYMPY = 2000
-DEEPEST_NESTING = 50
-LARGEST_EXPONENT = 999
-LARGEST_FACTORIAL = 999
 # Spaces carry no meaning, but "1 2" is not 12.
 _SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+_PLAIN = re.compile(r"\s*\$?(-?(?:\d{1,15}|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d{1,15})?)\s*\.?\s*")
+_WORDS_IN_SUM = re.compile(r"(?=.*[-+*/=])[^\\]*?[A-Za-z]{3,}[^\\]*?[A-Za-z]{3,}")
+_DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))")
 
 MAX_ELEMENTS = 64
 MAX_DEPTH = 6
 
 
-def grade(gold: str, prediction: str, *, timeout_s: float = 2.0) -> Verdict:
+def grade(
+    gold: str, prediction: str, *, timeout_s: float = 2.0, tolerance: Fraction | None = None
+) -> Verdict:
     """Return the verdict on `prediction`, a bare answer or a whole response, against `gold`.
 
-    `unjudged` means that equality could not be decided. Never raises, for any two strings. Takes at most
-    `timeout_s` and a little, besides the wait for other threads' comparisons and one start of the worker.
+    `unjudged` means that equality could not be decided. `tolerance` is how far a number may lie from the
+    gold number and be right (None: equality), for benchmarks whose answers are rounded. Never raises, for any
+    two strings. Takes at most `timeout_s` and a little, besides the wait for other threads' comparisons and
+    one start of the worker.
     """
     start = time.monotonic()
-    answer = find_answer(prediction)
+    plain = _PLAIN.fullmatch(prediction)
+    answer = plain[1] if plain else find_answer(prediction)
     if answer is None or not answer.strip():
         status, reason = "wrong", "no answer"
     else:
-        expected = extract_answer(gold, ("boxed", "hash")) or gold
+        expected = gold
+        if "\\" in gold or "#" in gold or "nswer" in gold:
+            expected = extract_answer(gold, "marked") or gold
         status, reason = _judge(expected, answer, start + timeout_s)
+        if tolerance and status != "correct" and _within(expected, answer, tolerance, start + timeout_s):
+            status, reason = "correct", "within the tolerance"
     return Verdict(status, reason, time.monotonic() - start)
 
 
@@ -89,13 +82,33 @@ def find_answer(text: str) -> str | None:
 def _judge(gold: str, prediction: str, deadline: float) -> Outcome:
     if gold.strip() == prediction.strip():
         return "correct", "same text"
+    plain = _PLAIN.fullmatch(gold), _PLAIN.fullmatch(prediction)
+    if plain[0] and plain[1]:
+        values = [Fraction(match[1].replace(",", "")) for match in plain if match]
+        return ("correct", "equal numbers") if values[0] == values[1] else ("wrong", "different numbers")
     if len(gold) > LONGEST_ANSWER or len(prediction) > LONGEST_ANSWER:
         return "unjudged", f"longer than {LONGEST_ANSWER} characters"
     return _compare(tidy(gold), tidy(prediction), deadline, 0)
 
 
+def _within(gold: str, prediction: str, tolerance: Fraction, deadline: float) -> bool:
+    """Whether both are numbers, at most `tolerance` apart."""
+    if max(len(gold), len(prediction)) > LONGEST_ANSWER:
+        return False
+    values = []
+    for text in (gold, prediction):
+        text = split_unit(strip_name(tidy(text)))[0]
+        quantity = read_quantity(text)
+        try:
+            values.append(quantity.value if quantity else value_of(read_expression(text), deadline=deadline))
+        except Unreadable:
+            return False
+    return None not in values and abs(values[0] - values[1]) <= tolerance
+
+
 def _compare(gold: str, prediction: str, deadline: float, depth: int) -> Outcome:
     """Compare two tidied answers."""
+    gold, prediction = without_approximation(gold), without_approximation(prediction)
     if not names_agree(gold, prediction):
         return "wrong", "another variable"
     values = strip_name(gold), strip_name(prediction)
@@ -108,17 +121,84 @@ def _compare(gold: str, prediction: str, deadline: float, depth: int) -> Outcome
     numbers = read_quantity(gold), read_quantity(prediction)
     if numbers[0] and numbers[1]:
         return _compare_quantities(numbers[0], numbers[1])
+    if numbers[0] and _WORDS_IN_SUM.match(prediction):
+        return "wrong", "words"
+    if _decimal_comma(gold, prediction):
+        return "correct", "equal numbers"
     if (is_word(gold) or is_word(prediction)) and not may_be_product(gold, prediction):
         if depth == 0 and not is_word(gold):
             return "wrong", "no answer"
         same = gold.casefold().split() == prediction.casefold().split()
         return ("correct", "same words") if same else ("wrong", "other words")
     structures = read_structure(gold), read_structure(prediction)
-    if structures[0] or structures[1]:
-        found = _compare_structures(*structures, deadline, depth) if depth < MAX_DEPTH else None
+    if relations_in(gold) or relations_in(prediction) or "mathbb" in gold + prediction:
+        found = _compare_relations(gold, prediction, structures, deadline, depth)
         if found:
             return found
-    return _ask_sympy(gold, prediction, deadline)
+    if (structures[0] or structures[1]) and depth < MAX_DEPTH:
+        found = _compare_structures(*structures, (gold, prediction), deadline, depth)
+        if found:
+            return found
+    return _compare_expressions(gold, prediction, deadline)
+
+
+def _decimal_comma(gold: str, prediction: str) -> bool:
+    """Whether one number is written with a decimal comma and the other with a point: 2,74 and 2.74."""
+    for comma, point in ((gold, prediction), (prediction, gold)):
+        if _DECIMAL_COMMA.fullmatch(comma) and "." in point:
+            value, other = read_quantity(comma.replace(",", ".")), read_quantity(point)
+            return bool(value and other and value.value == other.value)
+    return False
+
+
+def _compare_relations(
+    gold: str,
+    prediction: str,
+    structures: tuple[Structure | None, Structure | None],
+    deadline: float,
+    depth: int,
+) -> Outcome | None:
+    """Compare where one side at least is an equation or an inequality; None where that stays open."""
+    intervals = as_interval(gold), as_interval(prediction)
+    if any(intervals) and depth < MAX_DEPTH:
+        names = [interval[0] for interval in intervals if interval and interval[0]]
+        if len(set(names)) > 1:
+            return "wrong", "another variable"
+        sets = [
+            interval[1] if interval else text
+            for interval, text, structure in zip(intervals, (gold, prediction), structures, strict=True)
+            if interval or (structure and structure.kind in ("brackets", "union"))
+        ]
+        if len(sets) == 2:
+            return _compare(*sets, deadline, depth + 1)
+    signs = relations_in(gold), relations_in(prediction)
+    if signs[0] and signs[1]:
+        try:
+            same = same_relation(read_relation(gold), read_relation(prediction), deadline=deadline)
+        except Unreadable:
+            return None
+        return ("correct", "the same relation") if same else None
+    if signs[0] == ["="] and not any(structures):
+        return "wrong", "a value against an equation"
+    last = [side.rsplit("=", 1)[-1].strip() for side in (gold, prediction)]
+    chains = [set(of) == {"="} and len(of) > 1 for of in signs]  # "x = 5 + 6 = 11" against 11
+    if any(chains) and not all(signs) and all(last) and not any(structures) and depth < MAX_DEPTH:
+        return _compare(last[0], last[1], deadline, depth + 1)
+    return None
+
+
+def _compare_expressions(gold: str, prediction: str, deadline: float) -> Outcome:
+    (gold, unit), (prediction, other) = split_unit(gold), split_unit(prediction)
+    if not units_agree(unit, other):
+        return "wrong", "another unit"
+    try:
+        trees = read_expression(gold), read_expression(prediction)
+    except Unreadable:
+        return _ask_sympy(gold, prediction, deadline)
+    same = same_value(*trees, deadline=deadline)
+    if same is None:
+        return _ask_sympy(gold, prediction, deadline)
+    return ("correct", "equal values") if same else ("wrong", "different values")
 
 
 def _compare_quantities(gold: Quantity, prediction: Quantity) -> Outcome:
@@ -126,13 +206,11 @@ def _compare_quantities(gold: Quantity, prediction: Quantity) -> Outcome:
 
 
 def _compare_structures(
-    gold: Structure | None, prediction: Structure | None, deadline: float, depth: int
+    gold: Structure | None, prediction: Structure | None, texts: tuple[str, str], deadline: float, depth: int
 ) -> Outcome | None:
     """Compare element by element; None where the kinds do not settle it."""
     if gold is None or prediction is None:
-        one = gold or prediction
-        plain_list = one is not None and one.kind == "list"
-        return ("wrong", "one value against several") if plain_list else None
+        return _one_against_several(gold, prediction, texts, deadline, depth)
     if "matrix" in (gold.kind, prediction.kind) and gold.kind != prediction.kind:
         return None
     if not gold.matches_kind(prediction):
@@ -140,7 +218,7 @@ def _compare_structures(
     if max(len(gold.items), len(prediction.items)) > MAX_ELEMENTS:
         return "unjudged", f"more than {MAX_ELEMENTS} elements"
     ordered = gold.ordered or prediction.ordered
-    sets = gold.kind == prediction.kind == "set"
+    sets = gold.kind == prediction.kind and (gold.kind == "set" or _solutions(gold, prediction))
     if not sets and (len(gold.items) != len(prediction.items) or gold.shape != prediction.shape):
         return "wrong", "another number of elements"
     if ordered:
@@ -153,6 +231,24 @@ def _compare_structures(
         outcomes += [_any_of(p, gold.items, deadline, depth) for p in prediction.items]
         return _all_of(outcomes)
     return _match_multiset(gold.items, prediction.items, deadline, depth)
+
+
+def _one_against_several(
+    gold: Structure | None, prediction: Structure | None, texts: tuple[str, str], deadline: float, depth: int
+) -> Outcome | None:
+    """A list is no single value, unless it is that value in several forms: 15 39/40, or 639/40."""
+    if prediction and prediction.kind == "list" and len(prediction.items) <= 4:
+        outcomes = [_compare(texts[0], item, deadline, depth + 1) for item in prediction.items]
+        return _all_of(outcomes) if _all_of(outcomes)[0] == "correct" else ("wrong", "several values")
+    one = gold or prediction
+    return ("wrong", "one value against several") if one and one.kind == "list" else None
+
+
+def _solutions(gold: Structure, prediction: Structure) -> bool:
+    """Whether both are bare lists of tuples, (1,2),(2,1): solutions of a system, where none counts twice."""
+    return gold.kind == "list" and all(
+        item.startswith("(") and item.endswith(")") for item in gold.items + prediction.items
+    )
 
 
 def _match_multiset(
@@ -200,131 +296,3 @@ def _ask_sympy(gold: str, prediction: str, deadline: float) -> Outcome:
         if hazard := sympy_hazard(side):
             return "unjudged", hazard
     return WORKER.compare(gold, prediction, deadline - time.monotonic())
-
-
-def sympy_hazard(text: str) -> str:
-    """Return why a text must not be handed to sympy, or "": size, nesting, towers and huge exponents."""
-    if len(text) > LONGEST_FOR_SYMPY:
-        return f"longer than {LONGEST_FOR_SYMPY} characters"
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "([{") - (character in ")]}")
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST_NESTING:
-        return f"nested more than {DEEPEST_NESTING} deep"
-    powers = text.replace("**", "^").replace(" ", "")
-    if re.search(r"\^(?:\w+|\{[^{}]*|\([^()]*)\)?\^", powers) or re.search(r"\^\{[^{}]*\}\^", powers):
-        return "a tower of powers"
-    if any(int(n[:9]) > LARGEST_EXPONENT for n in re.findall(r"\^[-+{(]*(\d+)", powers)):
-        return f"an exponent above {LARGEST_EXPONENT}"
-    if re.search(r"!\)*!", powers) or any(
-        int(n[:9]) > LARGEST_FACTORIAL for n in re.findall(r"(\d+)[)}]*!", powers)
-    ):
-        return f"a factorial above {LARGEST_FACTORIAL}!"
-    if any(len(n) > 300 for n in re.findall(r"\d+", powers)):
-        return "a number of more than 300 digits"
-    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
-        return "control characters"
-    return ""
-
-
-class Worker:
-    """The client of one `eval.grade_worker` process, started at the first use. Safe in any thread."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner = 0  # process id: after a fork the pipes belong to the parent
-        self._lock = threading.Lock()
-
-    def compare(self, gold: str, prediction: str, seconds: float) -> Outcome:
-        """Return what the worker says; a worker that died is started again, once. Limit: `seconds`."""
-        if seconds <= 0:
-            return "unjudged", "the time limit has passed"
-        request = json.dumps({"gold": gold, "prediction": prediction, "seconds": seconds})
-        with self._lock:
-            for _ in range(2):
-                if not self._start():
-                    return "unjudged", "the worker process does not start"
-                reply = self._exchange(request.encode() + b"\n", seconds + GRACE_SECONDS)
-                if reply is None:
-                    self._stop()
-                    return "unjudged", f"no result within {seconds:.3g} s"
-                if reply:
-                    result = json.loads(reply)
-                    return result["status"], result["reason"]
-                self._stop()
-        return "unjudged", "the worker process died twice"
-
-    @property
-    def pid(self) -> int | None:
-        """Process id of the worker; None when none runs for this process."""
-        return self._process.pid if self._process and self._owner == os.getpid() else None
-
-    def close(self) -> None:
-        """End the worker process; the next comparison starts another."""
-        with self._lock:
-            if self._process and self._process.stdin and self._owner == os.getpid():
-                self._process.stdin.close()  # it ends by itself, and so accounts for its child's CPU time
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(GRACE_SECONDS * 2)
-            self._stop()
-
-    def reset_after_fork(self) -> None:
-        self._process, self._lock = None, threading.Lock()
-
-    def _start(self) -> bool:
-        if self._process and self._owner == os.getpid():
-            return True
-        root = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-        self._owner = os.getpid()
-        # -P: a folder called eval in the working folder must not shadow this package.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "eval.grade_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-            env=os.environ | {"PYTHONPATH": path},
-        )
-        if self._exchange(b"", START_SECONDS):
-            return True
-        self._stop()
-        return False
-
-    def _exchange(self, line: bytes, seconds: float) -> bytes | None:
-        """Send a line and return the reply, b"" when the worker died, None when it is late."""
-        assert self._process and self._process.stdin and self._process.stdout
-        deadline = time.monotonic() + seconds
-        try:
-            self._process.stdin.write(line)
-        except (BrokenPipeError, OSError):
-            return b""
-        descriptor = self._process.stdout.fileno()
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        reply = b""
-        while not reply.endswith(b"\n"):
-            left = deadline - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                return None
-            part = os.read(descriptor, 65536)
-            if not part:
-                return b""
-            reply += part
-        return reply
-
-    def _stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
-            return
-        process.kill()
-        process.wait()
-        for stream in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                stream.close() if stream else None
-
-
-WORKER = Worker()
-atexit.register(WORKER.close)
-os.register_at_fork(after_in_child=WORKER.reset_after_fork)

@@ -48,6 +48,70 @@ def maj_at_k(answers: Sequence[str | None], correct: Sequence[bool], k: int) -> 
     return float(index is not None and correct[index])
 
 
+def best_of_n(scores: Sequence[float | None], correct: Sequence[bool], k: int) -> float:
+    """Return 1.0 when the highest scored of the first k samples is correct, else 0.0.
+
+    A tie goes to the sample seen first; a sample without score is chosen last.
+    """
+    assert len(scores) == len(correct) and 1 <= k <= len(scores), (len(scores), len(correct), k)
+    return float(correct[best_index(scores[:k])])
+
+
+def best_index(scores: Sequence[float | None]) -> int:
+    """Return the index of the highest score, the first of equals."""
+    known = [-math.inf if score is None else score for score in scores]
+    return known.index(max(known))
+
+
+def weighted_vote_index(answers: Sequence[str | None], scores: Sequence[float | None]) -> int | None:
+    """Return the index of the first sample with the answer whose scores sum highest, None without answers.
+
+    Scores are weights: probabilities, not logits. Source: arXiv:2206.02336 Eq. 4. Ties as in a majority vote.
+    """
+    weights: dict[str, float] = {}
+    for answer, score in zip(answers, scores, strict=True):
+        if answer is not None:
+            weights[answer] = weights.get(answer, 0.0) + (score or 0.0)
+    if not weights:
+        return None
+    return list(answers).index(max(weights, key=weights.__getitem__))
+
+
+def weighted_vote(
+    answers: Sequence[str | None], scores: Sequence[float | None], correct: Sequence[bool], k: int
+) -> float:
+    """Return 1.0 when the answer with the highest sum of scores in k samples is correct, else 0.0."""
+    assert len(answers) == len(scores) == len(correct) and 1 <= k <= len(answers)
+    index = weighted_vote_index(answers[:k], scores[:k])
+    return float(index is not None and correct[index])
+
+
+def n_at_k(
+    passed_public: Sequence[bool],
+    correct: Sequence[bool],
+    n: int,
+    k: int,
+    *,
+    behaviours: Sequence[str] | None = None,
+) -> float:
+    """Return 1.0 when one of n submissions, chosen from the first k samples, is correct: AlphaCode's n@k.
+
+    The samples that pass the public tests are candidates. They are submitted in their order, or, with
+    `behaviours` (what each printed on made-up inputs), one of each largest cluster in turn. Source:
+    arXiv:2203.07814, section 4.5 and 4.6.
+    """
+    assert len(passed_public) == len(correct) and 1 <= n <= k <= len(correct), (len(correct), n, k)
+    candidates = [index for index in range(k) if passed_public[index]]
+    if behaviours is not None:
+        clusters: dict[str, list[int]] = {}
+        for index in candidates:
+            clusters.setdefault(behaviours[index], []).append(index)
+        queues = sorted(clusters.values(), key=len, reverse=True)  # stable: of equals the one seen first
+        depth = max(map(len, queues), default=0)
+        candidates = [queue[turn] for turn in range(depth) for queue in queues if turn < len(queue)]
+    return float(any(correct[index] for index in candidates[:n]))
+
+
 # --- intervals -------------------------------------------------------------------------------------------
 
 
@@ -77,6 +141,27 @@ def bootstrap_interval(
     # One resample at a time: all of them at once would need num_resamples * len(values) integers.
     means = [array[rng.integers(array.size, size=array.size)].mean() for _ in range(num_resamples)]
     return _percentiles(means, confidence)
+
+
+def paired_interval(
+    first: Sequence[float], second: Sequence[float], *, num_resamples: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the 95% bootstrap interval (low, high) of mean(second - first), resampling whole problems.
+
+    Narrower than two intervals side by side: what makes a problem hard for both runs cancels.
+    """
+    assert len(first) == len(second), (len(first), len(second))
+    differences = [b - a for a, b in zip(first, second, strict=True)]
+    return bootstrap_interval(differences, num_resamples=num_resamples, seed=seed)
+
+
+def sign_test(num_better: int, num_worse: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: ups and downs were equally likely."""
+    total = num_better + num_worse
+    if total == 0:
+        return 1.0
+    tail = sum(math.comb(total, k) for k in range(min(num_better, num_worse) + 1))
+    return min(1.0, 2 * tail / 2**total)
 
 
 # Student's t, 97.5% quantile, for 1..30 degrees of freedom.

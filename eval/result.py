@@ -5,13 +5,21 @@ for label, value in result.rows(): ...
 """
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eval.benchmarks import NO_ANSWER
-from eval.metrics import bootstrap_interval, maj_at_k, majority_index, pass_at_k, wilson_interval
+from eval.metrics import (
+    best_index,
+    bootstrap_interval,
+    majority_index,
+    pass_at_k,
+    weighted_vote_index,
+    wilson_interval,
+)
 
 Row = dict[str, Any]
 """One line of samples.jsonl: see eval.run."""
@@ -44,6 +52,10 @@ class EvalResult:
     """k -> pass@k, unbiased, over the problems with at least k judged samples."""
     maj_at: Mapping[int, Estimate]
     """k -> is the majority answer of the first k samples correct; empty unless answers were extracted."""
+    best_at: Mapping[int, Estimate]
+    """k -> is the highest scored of the first k samples correct; empty unless all samples have scores."""
+    weighted_at: Mapping[int, Estimate]
+    """k -> is the answer with the highest sum of scores correct; empty unless scores are in [0, 1]."""
     unjudged_rate: float
     no_answer_rate: float
     truncated_rate: float | None
@@ -64,14 +76,14 @@ class EvalResult:
             del own[name]
         own["settings"] = dict(self.settings)
         own["accuracy"] = _finite(asdict(self.accuracy))
-        for name in ("pass_at", "maj_at"):
+        for name in ("pass_at", "maj_at", "best_at", "weighted_at"):
             own[name] = {str(k): _finite(asdict(e)) for k, e in own[name].items()}
         own["timing"] = {
             "generation_seconds": round(self.generation_seconds, 3),
             "grading_seconds": round(self.grading_seconds, 3),
             "tokens_per_second": self.tokens_per_second and round(self.tokens_per_second, 1),
         }
-        own["versions"] = {"python": platform.python_version(), "stepwell": version("stepwell")}
+        own["versions"] = versions()
         return own
 
     def rows(self) -> list[tuple[str, str]]:
@@ -79,6 +91,8 @@ class EvalResult:
         rows = [("pass@1", _shown(self.accuracy))]
         rows += [(f"pass@{k}", _shown(e)) for k, e in self.pass_at.items() if k > 1]
         rows += [(f"maj@{k}", _shown(e)) for k, e in self.maj_at.items() if k > 1]
+        rows += [(f"best-of-{k} by score", _shown(e)) for k, e in self.best_at.items() if k > 1]
+        rows += [(f"weighted vote of {k}", _shown(e)) for k, e in self.weighted_at.items() if k > 1]
         rows.append(("problems", str(self.num_problems)))
         if self.num_missing:
             rows.append(("problems without samples (left out)", str(self.num_missing)))
@@ -93,6 +107,16 @@ class EvalResult:
         return rows
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a number: ours, the parser's behind the grader, the model's."""
+    packages = ("stepwell", "sympy", "math-verify", "mpmath", "torch", "transformers")
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
 def summarise(
     rows: Mapping[str, Sequence[Row]], *, settings: Mapping[str, Any], num_missing: int = 0
 ) -> EvalResult:
@@ -102,6 +126,9 @@ def summarise(
     most = max(map(len, rows.values()))
     ks = sorted({2**i for i in range(most.bit_length())} | {most})
     has_answers = all("answer" in row for row in flat)
+    has_scores = all(row.get("score") is not None for row in flat)
+    has_weights = has_scores and all(0 <= row["score"] <= 1 for row in flat)
+    groups = list(rows.values())
     ends = [row["finish_reason"] for row in flat if row["finish_reason"] is not None]
 
     def share(count: int) -> float:
@@ -117,7 +144,9 @@ def summarise(
             k: _estimate([pass_at_k(len(g), sum(map(_is_correct, g)), k) for g in judged if len(g) >= k])
             for k in ks
         },
-        maj_at={k: _majority(list(rows.values()), k) for k in ks} if has_answers else {},
+        maj_at={k: _chosen(groups, k, _majority) for k in ks} if has_answers else {},
+        best_at={k: _chosen(groups, k, _best) for k in ks} if has_scores else {},
+        weighted_at={k: _chosen(groups, k, _weighted) for k in ks} if has_answers and has_weights else {},
         unjudged_rate=share(sum(r["verdict"] == "unjudged" for r in flat)),
         no_answer_rate=share(sum(r["reason"] == NO_ANSWER for r in flat)),
         truncated_rate=ends.count("length") / len(ends) if ends else None,
@@ -131,19 +160,33 @@ def _is_correct(row: Row) -> bool:
     return row["verdict"] == "correct"
 
 
-def _majority(groups: Sequence[Sequence[Row]], k: int) -> Estimate:
-    """maj@k; a problem whose majority answer could not be judged is left out like any unjudged sample."""
+def _chosen(
+    groups: Sequence[Sequence[Row]], k: int, choose: Callable[[Sequence[Row]], int | None]
+) -> Estimate:
+    """Is the sample that `choose` takes from the first k correct; None is wrong.
+
+    A problem whose chosen sample could not be judged is left out like any unjudged sample.
+    """
     values = []
     for group in groups:
-        answers = [row["answer"] for row in group]
-        if len(group) >= k and not _majority_unjudged(group[:k], answers[:k]):
-            values.append(maj_at_k(answers, [_is_correct(row) for row in group], k))
+        if len(group) < k:
+            continue
+        index = choose(group[:k])
+        if index is None or group[index]["verdict"] != "unjudged":
+            values.append(float(index is not None and _is_correct(group[index])))
     return _estimate(values)
 
 
-def _majority_unjudged(group: Sequence[Row], answers: Sequence[str | None]) -> bool:
-    index = majority_index(answers)
-    return index is not None and group[index]["verdict"] == "unjudged"
+def _majority(group: Sequence[Row]) -> int | None:
+    return majority_index([row["answer"] for row in group])
+
+
+def _best(group: Sequence[Row]) -> int:
+    return best_index([row["score"] for row in group])
+
+
+def _weighted(group: Sequence[Row]) -> int | None:
+    return weighted_vote_index([row["answer"] for row in group], [row["score"] for row in group])
 
 
 def _estimate(values: Sequence[float]) -> Estimate:

@@ -27,6 +27,7 @@ from data.files import read_jsonl, write_atomically
 from data.protocols import Grader, TextGenerator
 from data.schema import Problem, Sampling
 from eval.result import EvalResult, Row, summarise
+from eval.sample_files import sample_rows
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """(samples done, samples in all, running numbers)."""
@@ -41,6 +42,7 @@ def evaluate(
     render: Callable[[str], str] | None = None,
     generator: TextGenerator | None = None,
     samples: Mapping[str, Sequence[str]] | None = None,
+    scores: Mapping[str, Sequence[float | None]] | None = None,
     sampling: Sampling | None = None,
     batch_size: int = 64,
     settings: Mapping[str, Any] | None = None,
@@ -50,7 +52,8 @@ def evaluate(
 
     Exactly one of `generator` (with `sampling`, `batch_size` problems at a time, prompts made by `render`:
     else the problem and a newline) and `samples` (problem id -> responses) is given. `extract` finds a
-    response's answer, for maj@k. `settings` is recorded with what else decides the numbers.
+    response's answer, for maj@k; `scores` (problem id -> a reward model's score a sample) are for best@k.
+    `settings` is recorded with what else decides the numbers.
 
     Every batch has a random stream of its own, so an interrupted run ends with the numbers of an
     uninterrupted one. A sample on record is never graded again; only a batch that a crash tore in two is
@@ -67,7 +70,7 @@ def evaluate(
     render = render or (lambda text: text + "\n")
     sampling = sampling or Sampling()
     counts = _count_samples(problems, samples, sampling.n)
-    own = _own_settings(problems, samples, render, sampling, batch_size)
+    own = _own_settings(problems, samples, scores, render, sampling, batch_size)
     recorded = _check_settings(out_dir, {**(settings or {}), "run": own})
     path = out_dir / "samples.jsonl"
     rows = _read_recorded(path, counts)
@@ -81,7 +84,7 @@ def evaluate(
                 seed = _batch_seed(sampling.seed, index // batch_size)
                 drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
             else:
-                drawn = _given(batch, samples or {})
+                drawn = _given(batch, samples or {}, scores)
             new = [
                 _judge(problem, row, grader, extract)
                 for problem, row in drawn
@@ -122,7 +125,7 @@ def read_samples(path: str | Path, problems: Sequence[Problem]) -> dict[str, lis
     found: dict[str, dict[int, str]] = {}
     lines: dict[tuple[str, int], int] = {}
     indexed: dict[str, bool] = {}
-    for line, row in read_jsonl(path):
+    for line, row in sample_rows(path):
         where = f"{path}:{line}"
         if "problem" in row and "id" not in row and "task_id" not in row:
             name, response = _by_text(row, by_text, where), _text_field(row, "response", where)
@@ -168,6 +171,7 @@ def _count_samples(
 def _own_settings(
     problems: Sequence[Problem],
     samples: Mapping[str, Sequence[str]] | None,
+    scores: Mapping[str, Sequence[float | None]] | None,
     render: Callable[[str], str],
     sampling: Sampling,
     batch_size: int,
@@ -175,7 +179,10 @@ def _own_settings(
     """What decides the numbers besides the caller's settings; long texts as digests."""
     own: dict[str, Any] = {"problems": _digest((p.id, p.text, p.answer) for p in problems)}
     if samples is not None:
-        return own | {"samples": _digest((p.id, *samples.get(p.id, ())) for p in problems)}
+        digests = {"samples": _digest((p.id, *samples.get(p.id, ())) for p in problems)}
+        if scores is not None:
+            digests["scores"] = _digest((p.id, *scores.get(p.id, ())) for p in problems)
+        return own | digests
     prompts = _digest(render(p.text) for p in problems)
     return own | {"prompts": prompts, "sampling": asdict(sampling), "batch_size": batch_size}
 
@@ -302,10 +309,18 @@ def _generate(
     ]
 
 
-def _given(batch: Sequence[Problem], samples: Mapping[str, Sequence[str]]) -> list[tuple[Problem, Row]]:
+def _given(
+    batch: Sequence[Problem],
+    samples: Mapping[str, Sequence[str]],
+    scores: Mapping[str, Sequence[float | None]] | None,
+) -> list[tuple[Problem, Row]]:
     unknown = dict.fromkeys(("finish_reason", "num_tokens", "generation_seconds"))
+
+    def score(name: str, k: int) -> dict[str, float | None]:
+        return {} if scores is None else {"score": scores[name][k]}
+
     return [
-        (problem, {"id": problem.id, "sample": k, "response": response, **unknown})
+        (problem, {"id": problem.id, "sample": k, "response": response, **score(problem.id, k), **unknown})
         for problem in batch
         for k, response in enumerate(samples[problem.id])
     ]

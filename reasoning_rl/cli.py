@@ -140,6 +140,12 @@ def _search_settings() -> "type[Settings]":
     return SearchConfig
 
 
+def _compare_settings() -> "type[Settings]":
+    from reasoning_rl.config import CompareConfig
+
+    return CompareConfig
+
+
 def _prm_eval_settings() -> "type[Settings]":
     from reasoning_rl.config import PRMEvalConfig
 
@@ -242,6 +248,12 @@ def _report(args: list[str]) -> None:
     run_report(args)
 
 
+def _compare(args: list[str]) -> None:
+    from reasoning_rl.commands import run_compare
+
+    run_compare(args)
+
+
 def _quickstart(args: list[str]) -> None:
     from reasoning_rl.commands import run_quickstart_command
 
@@ -301,6 +313,13 @@ VERBS: dict[str, Verb] = {
         _search_settings,
         _search,
         "stepwell search gsm8k --model runs/sft/model --prm runs/prm/model --method beam --n 16",
+    ),
+    "compare": Verb(
+        "evaluate",
+        "two evaluations problem by problem: difference, interval, what flipped",
+        _compare_settings,
+        _compare,
+        "stepwell compare outputs/base/gsm8k outputs/tuned/gsm8k",
     ),
     "data": Verb(
         "look",

@@ -180,6 +180,26 @@ def run_search(args: list[str]) -> None:
     _say_plainly(f"every candidate with its step scores: {folder / 'search.jsonl'}")
 
 
+def run_compare(args: list[str]) -> None:
+    """`stepwell compare A B`."""
+    from eval.compare import compare_runs
+    from reasoning_rl.config import CompareConfig
+
+    parsed = parse(args, CompareConfig, positional=2)
+    config = CompareConfig.from_dict(parsed.values, parsed.where)
+    if len(parsed.positional) < 2:
+        raise UserError("which runs? stepwell compare FOLDER FOLDER; each holds a samples.jsonl")
+    comparison = compare_runs(*parsed.positional)
+    _say_plainly(table_text(comparison.rows()))
+    shown = list(comparison.flipped.items())[: config.flips]
+    if shown:
+        _say_plainly(
+            grid_text([("problem", "first", "second"), *((k, f"{a:.2f}", f"{b:.2f}") for k, (a, b) in shown)])
+        )
+    if len(shown) < len(comparison.flipped):
+        _say_plainly(f"{len(shown)} of {len(comparison.flipped)} problems that flipped; --flips shows more")
+
+
 def run_prm_eval(args: list[str]) -> None:
     """`stepwell eval BENCHMARK` of step scores."""
     parsed = parse(args, PRMEvalConfig, positional=1)

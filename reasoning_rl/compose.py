@@ -11,13 +11,14 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data.errors import UserError
-from data.prompts import get_template, render
+from data.prompts import describe_template, get_template, render
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader, read_benchmark
 from eval.run import EvalResult, evaluate, read_samples
+from eval.sample_files import read_sample_scores
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Loaded
@@ -210,6 +211,7 @@ def evaluate_benchmark(
             "benchmark": name,
             **config.model_dump(mode="json", exclude={"output_dir", "max_batch", "allow_unsandboxed"}),
             **({"isolation": isolation} if isolation else {}),
+            **({} if config.samples else {"prompt": describe_template(template)}),
         },
         "on_progress": on_progress,
     }
@@ -223,7 +225,8 @@ def evaluate_benchmark(
             limit=max(config.limit or 0, 500) if name == "arithmetic" else None,
             seed=config.seed,
         )
-        return evaluate(problems, samples=read_samples(config.samples, every), **common)
+        samples = read_samples(config.samples, every)
+        return evaluate(problems, samples=samples, scores=read_sample_scores(config.samples, every), **common)
     model, tokenizer = load_backbone(config.model or ""), load_tokenizer(config.model or "")
     model = model.to(device)
     generator = HFGenerator(model, tokenizer, max_batch=config.max_batch, seed=config.seed)

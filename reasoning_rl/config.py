@@ -291,6 +291,13 @@ class EvalConfig(Settings):
         return self
 
 
+class CompareConfig(Settings):
+    """Two evaluations of one benchmark: `stepwell compare FOLDER FOLDER`."""
+
+    flips: Whole = 20
+    """Problems shown of those that flipped, what was lost first."""
+
+
 PRM_BENCHMARKS = ("processbench", "prmbench", "prm800k", "bigbench_mistake", "mr_gsm8k", "reasoneval")
 """Benchmarks of step scores: `stepwell eval` takes PRMEvalConfig's options for them."""
 

@@ -283,7 +283,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(finished, models, tmp_path, 
 def test_an_evaluation_names_what_it_lacks(models, tmp_path, capsys) -> None:
     out = ("--output-dir", tmp_path)
     assert "which benchmark?" in failure(capsys, "eval")
-    assert "did you mean 'gsm8k'?" in failure(capsys, "eval", "gsm8", "--model", "m")
+    assert "did you mean 'gsm8k'" in failure(capsys, "eval", "gsm8", "--model", "m")
     assert "exactly one of --model" in failure(capsys, "eval", "arithmetic", *out)
     both = ("--model", models / "policy", "--samples", "s.jsonl")
     assert "exactly one of --model" in failure(capsys, "eval", "arithmetic", *both, *out)

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from data.errors import UserError
-from data.prompts import TEMPLATES, get_template, render
+from data.prompts import TEMPLATES, describe_template, get_template, render
 from data.world_tokenizer import word_tokenizer
 
 CHATML = (
@@ -63,5 +63,54 @@ def test_a_few_shot_sample_stops_before_an_invented_question():
 
 
 def test_an_unknown_template_names_the_nearest():
-    with pytest.raises(UserError, match=r"unknown prompt template 'gsm8k_cott'; did you mean 'gsm8k_cot'\?"):
+    with pytest.raises(UserError, match=r"unknown prompt template 'gsm8k_cott'; did you mean 'gsm8k_cot'"):
         render("gsm8k_cott", "x")
+
+
+def test_eight_shots_are_right_and_in_the_published_form():
+    prompt = render("gsm8k_cot_8shot", "How many?")
+    assert prompt.endswith("\n\nQ: How many?\nA:")
+    solutions = re.findall(r"A: (.*?) The answer is (\d+)\.\n\n", prompt)
+    assert len(solutions) == 8
+    for solution, answer in solutions:
+        equations = re.findall(r"([\d +*/-]+) = (\d+)", solution)
+        assert equations and all(eval(left) == int(right) for left, right in equations), solution
+        assert equations[-1][1] == answer
+
+
+def test_four_shots_end_in_the_final_answers_sentence():
+    prompt = render("minerva_4shot", "Find $x$.")
+    assert prompt.endswith("\n\nProblem:\nFind $x$.\n\nSolution:")
+    boxed = re.findall(r"\\boxed\{(.*)\}", prompt)
+    final = re.findall(
+        r"Final Answer: The final answer is \$(.*)\$\. I hope it is correct\.\n\nProblem:", prompt
+    )
+    assert boxed == final and len(final) == 4
+    # What a model of this prompt writes is read back, up to the stop string and beyond it.
+    from eval.answers import extract_answer
+
+    for answer in (r"Final Answer: The final answer is $\frac{3}{2}$. ", r"so $\boxed{\frac{3}{2}}$"):
+        assert extract_answer(answer, "math").strip("$") == r"\frac{3}{2}"
+
+
+def test_a_system_message_comes_first(chat_tokenizer):
+    prompt = render("qwen_boxed", "1 + 1?", chat_tokenizer)
+    assert prompt.startswith("<|system|>Please reason step by step") and "<|user|>1 + 1?<|end|>" in prompt
+    assert render("qwen_boxed", "1 + 1?").startswith("Please reason step by step")
+
+
+def test_a_template_is_read_from_a_file(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"before": "Q: ", "after": " A:", "stop": ["Q:"], "version": 3}')
+    assert render(str(path), "x") == "Q: x A:"
+    assert get_template(str(path)).stop == ("Q:",)
+    described = describe_template(str(path))
+    assert described["version"] == 3
+    path.write_text('{"before": "Question: ", "after": " A:", "version": 3}')
+    assert describe_template(str(path))["sha256"] != described["sha256"]
+    for broken in ("{", "[]", '{"befor": ""}', '{"before": 1}'):
+        path.write_text(broken)
+        with pytest.raises(UserError, match=r"mine\.json"):
+            get_template(str(path))
+    with pytest.raises(UserError, match="unreadable"):
+        get_template(str(tmp_path / "none.json"))

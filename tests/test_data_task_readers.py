@@ -175,3 +175,97 @@ def test_a_broken_sample_is_named_by_file_line_and_field(tmp_path, row, message)
     with pytest.raises(UserError, match=message) as error:
         read_sft(path)
     assert str(error.value).startswith(f"{path}:2: ")
+
+
+def one(name, row, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    (problem,) = read_problems(name, path)
+    return problem
+
+
+def test_svamp_joins_body_and_question(tmp_path):
+    row = {
+        "Body": "There are 3 cats",
+        "Question": "How many legs?",
+        "Answer": 12.0,
+        "ID": "chal-1",
+        "Type": "x",
+    }
+    problem = one("svamp", row, tmp_path)
+    assert (problem.id, problem.text) == ("svamp/chal-1", "There are 3 cats. How many legs?")
+    assert (problem.answer, problem.subject) == ("12", "x")
+
+
+@pytest.mark.parametrize(
+    ("target", "answer"),
+    [
+        (43.0, "43"),
+        (-9867630.0, "-9867630"),
+        (0.25, "0.25"),
+        ("1,000", "1000"),
+        (1e22, "10000000000000000000000"),
+    ],
+)
+def test_numbers_of_word_problems_lose_their_point_zero(target, answer, tmp_path):
+    for name in ("mawps", "gsm_hard"):
+        assert one(name, {"input": "?", "target": target}, tmp_path).answer == answer
+    assert one("mawps", {"question": "?", "result_float": target}, tmp_path).answer == answer
+
+
+def test_a_target_that_is_no_number_is_refused(tmp_path):
+    for target in ("many", "NaN", None, True):
+        with pytest.raises(UserError, match=r"rows.jsonl:1: field 'target'"):
+            one("mawps", {"input": "?", "target": target}, tmp_path)
+
+
+def test_contest_answers_are_whole_numbers_however_they_are_stored(tmp_path):
+    assert one("amc23", {"question": "?", "answer": 27.0, "id": 3}, tmp_path).answer == "27"
+    problem = one("aime24", {"problem": "?", "answer": "033", "id": 60, "solution": "s"}, tmp_path)
+    assert (problem.id, problem.answer, problem.solution) == ("aime24/60", "33", "s")
+
+
+def test_olympiad_answers_are_joined_and_keep_their_tolerance(tmp_path):
+    row = {
+        "question": "q",
+        "final_answer": ["$1$,$2$"],
+        "context": "c",
+        "error": "1e-1",
+        "id": 7,
+        "solution": ["s"],
+    }
+    problem = one("olympiadbench", row, tmp_path)
+    assert (problem.text, problem.answer, problem.solution) == ("c\n\nq", "$1$,$2$", "s")
+    assert problem.meta == {"tolerance": "1e-1"}
+    with pytest.raises(UserError, match="final_answer"):
+        one("olympiadbench", {"question": "q", "final_answer": []}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "unit"),
+    [("1.6", "0.1"), ("4.5e33", "1E+32"), (r"6.0 \times 10^{-3}", "0.0001"), ("7", ""), (r"\frac{1}{2}", "")],
+)
+def test_minerva_decimals_may_be_off_by_one_unit_of_their_last_digit(answer, unit, tmp_path):
+    from decimal import Decimal
+
+    problem = one(
+        "minerva_math", {"problem": "?", "solution": f"so \\boxed{{{answer}}}", "type": "t"}, tmp_path
+    )
+    assert problem.answer == answer
+    assert Decimal(problem.meta.get("tolerance", "0")) == Decimal(unit or "0")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "count"),
+    [
+        ("svamp", "svamp", 1000),
+        ("mawps", "mawps", 2065),
+        ("gsm_hard", "gsm_hard", 1319),
+        ("olympiadbench",) * 2 + (675,),
+    ],
+)
+def test_the_stored_files_are_read_whole(name, file, count):
+    path = SHARED / "math_extra" / f"{file}.jsonl"
+    if not path.exists():
+        pytest.skip("the problems are not beside the repository (../shared/data)")
+    assert len({p.id for p in read_problems(name, path)}) == count

@@ -59,7 +59,7 @@ def test_arithmetic_is_strict() -> None:
 
 def test_chains_name_known_conventions() -> None:
     assert CHAINS["gsm8k"] == ("hash", "boxed", "answer_is", "last_number")
-    assert CHAINS["math"] == ("boxed", "answer_is", "hash", "dollars", "last_number")
+    assert CHAINS["math"] == ("final_answer", "boxed", "answer_is", "hash", "last_value")
     assert {name for chain in CHAINS.values() for name in chain} <= set(CONVENTIONS)
 
 

@@ -84,3 +84,14 @@ def test_graders_extract_by_the_benchmarks_conventions():
     half = Problem("b", "?", "\\frac{1}{2}")
     assert math(half, "Hence $x = \\boxed{0.5}$ and done.").status == "correct"
     assert math(half, "Hence \\boxed{\\frac{1}{3}}").status == "wrong"
+
+
+def test_rounded_answers_may_be_off_by_what_the_problem_allows():
+    grade = make_grader("minerva_math")
+    problem = Problem("m", "?", "1.6", meta={"tolerance": "0.1"})
+    for right in ("1.6", "1.5708", r"\\frac{\\pi}{2}", "1.7 cm", "d = 1.5"):
+        assert grade(problem, f"so $\\boxed{{{right}}}$".replace("\\\\", "\\")).status == "correct", right
+    for wrong in ("1.45", "16", r"\\pi", "x"):
+        assert grade(problem, f"so $\\boxed{{{wrong}}}$".replace("\\\\", "\\")).status != "correct", wrong
+    exact = Problem("m", "?", "1.6")
+    assert grade(exact, "\\boxed{1.5708}").status == "wrong"

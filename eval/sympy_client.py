@@ -1,0 +1,161 @@
+"""The client of the process in which sympy runs, and what must never be handed to it.
+
+    WORKER.compare(r"\\int_0^1 x dx", "1/2", seconds=2.0)     # ("correct", "sympy: identical")
+
+One process for all threads, started at the first use, started again when it dies.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["correct", "wrong", "unjudged"]
+Outcome = tuple[Status, str]
+
+START_SECONDS = 60.0
+"""How long the worker process may take to import sympy. Not counted in an answer's time limit."""
+
+GRACE_SECONDS = 0.25
+"""How long past an answer's limit the worker may take to report that its child was stopped."""
+
+LONGEST_FOR_SYMPY = 2000
+DEEPEST_NESTING = 50
+LARGEST_EXPONENT = 999
+LARGEST_FACTORIAL = 999
+
+
+def sympy_hazard(text: str) -> str:
+    """Return why a text must not be handed to sympy, or "": size, nesting, towers and huge exponents."""
+    if len(text) > LONGEST_FOR_SYMPY:
+        return f"longer than {LONGEST_FOR_SYMPY} characters"
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST_NESTING:
+        return f"nested more than {DEEPEST_NESTING} deep"
+    powers = text.replace("**", "^").replace(" ", "")
+    if re.search(r"\^(?:\w+|\{[^{}]*|\([^()]*)\)?\^", powers) or re.search(r"\^\{[^{}]*\}\^", powers):
+        return "a tower of powers"
+    if any(int(n[:9]) > LARGEST_EXPONENT for n in re.findall(r"\^[-+{(]*(\d+)", powers)):
+        return f"an exponent above {LARGEST_EXPONENT}"
+    if re.search(r"!\)*!", powers) or any(
+        int(n[:9]) > LARGEST_FACTORIAL for n in re.findall(r"(\d+)[)}]*!", powers)
+    ):
+        return f"a factorial above {LARGEST_FACTORIAL}!"
+    if any(len(n) > 300 for n in re.findall(r"\d+", powers)):
+        return "a number of more than 300 digits"
+    if any(ord(character) < 32 or 0xD800 <= ord(character) <= 0xDFFF for character in text):
+        return "control characters"
+    return ""
+
+
+class Worker:
+    """The client of one `eval.grade_worker` process, started at the first use. Safe in any thread."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0  # process id: after a fork the pipes belong to the parent
+        self._lock = threading.Lock()
+
+    def compare(self, gold: str, prediction: str, seconds: float) -> Outcome:
+        """Return what the worker says; a worker that died is started again, once. Limit: `seconds`."""
+        if seconds <= 0:
+            return "unjudged", "the time limit has passed"
+        request = json.dumps({"gold": gold, "prediction": prediction, "seconds": seconds})
+        with self._lock:
+            for _ in range(2):
+                if not self._start():
+                    return "unjudged", "the worker process does not start"
+                reply = self._exchange(request.encode() + b"\n", seconds + GRACE_SECONDS)
+                if reply is None:
+                    self._stop()
+                    return "unjudged", f"no result within {seconds:.3g} s"
+                if reply:
+                    result = json.loads(reply)
+                    return result["status"], result["reason"]
+                self._stop()
+        return "unjudged", "the worker process died twice"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker; None when none runs for this process."""
+        return self._process.pid if self._process and self._owner == os.getpid() else None
+
+    def close(self) -> None:
+        """End the worker process; the next comparison starts another."""
+        with self._lock:
+            if self._process and self._process.stdin and self._owner == os.getpid():
+                self._process.stdin.close()  # it ends by itself, and so accounts for its child's CPU time
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(GRACE_SECONDS * 2)
+            self._stop()
+
+    def reset_after_fork(self) -> None:
+        self._process, self._lock = None, threading.Lock()
+
+    def _start(self) -> bool:
+        if self._process and self._owner == os.getpid():
+            return True
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+        self._owner = os.getpid()
+        # -P: a folder called eval in the working folder must not shadow this package.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "eval.grade_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        if self._exchange(b"", START_SECONDS):
+            return True
+        self._stop()
+        return False
+
+    def _exchange(self, line: bytes, seconds: float) -> bytes | None:
+        """Send a line and return the reply, b"" when the worker died, None when it is late."""
+        assert self._process and self._process.stdin and self._process.stdout
+        deadline = time.monotonic() + seconds
+        try:
+            self._process.stdin.write(line)
+        except (BrokenPipeError, OSError):
+            return b""
+        descriptor = self._process.stdout.fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        reply = b""
+        while not reply.endswith(b"\n"):
+            left = deadline - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                return None
+            part = os.read(descriptor, 65536)
+            if not part:
+                return b""
+            reply += part
+        return reply
+
+    def _stop(self) -> None:
+        process, self._process = self._process, None
+        if process is None or self._owner != os.getpid():
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                stream.close() if stream else None
+
+
+WORKER = Worker()
+atexit.register(WORKER.close)
+os.register_at_fork(after_in_child=WORKER.reset_after_fork)
