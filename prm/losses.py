@@ -18,6 +18,14 @@ Supervision = Literal["all", "first_error"]
 """all: every labelled step. first_error: labelled steps up to and including the first wrong one; what follows
 a mistake has no agreed label."""
 
+VALUE_KINDS = ("mc_soft", "consensus")
+"""Label kinds whose labels may be shares of right rollouts: only 0 is an error, a low value is not."""
+
+
+def is_right(label: float, kind: str = "human") -> bool:
+    """Return whether a label of this kind says that no mistake was made up to its step."""
+    return label > 0 if kind in VALUE_KINDS else label >= 0.5
+
 
 @dataclass(frozen=True)
 class StepStats:
@@ -119,14 +127,26 @@ def implicit_cross_entropy(log_ratios: Tensor, outcomes: Tensor, *, beta: float)
 
 
 def supervision_mask(
-    labels: Sequence[float | None], mode: Supervision = "all", *, wrong_below: float = 0.5
+    labels: Sequence[float | None],
+    mode: Supervision = "all",
+    *,
+    kind: str = "human",
+    first_error: int | None = None,
 ) -> list[bool]:
-    """Return which steps are supervised. A step without label never is; it does not end "first_error"."""
+    """Return which steps are supervised. A step without label never is; it does not end "first_error".
+
+    kind, first_error: as StepSolution has them. Values of rollouts end at first_error where it is known.
+    """
+    known = first_error if kind in VALUE_KINDS else None
     mask = []
     open_ = True
-    for label in labels:
+    for index, label in enumerate(labels):
         mask.append(label is not None and open_)
-        if mode == "first_error" and label is not None and label < wrong_below:
+        if mode == "all":
+            continue
+        if known is not None:
+            open_ = open_ and index != known
+        elif label is not None and not is_right(label, kind):
             open_ = False
     return mask
 

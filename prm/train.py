@@ -29,7 +29,7 @@ from prm.examples import encode_pairs, label_solutions, outcome_solutions
 from prm.fit import FitConfig, check_fit, fit, length_limit, lr_factor, num_updates
 from prm.implicit import new_implicit
 from prm.lora import LoraSettings, add_adapters, merge
-from prm.losses import Supervision, supervision_mask
+from prm.losses import VALUE_KINDS, Supervision, supervision_mask
 from prm.model import (
     check_vocabulary,
     is_causal,
@@ -276,7 +276,11 @@ def _prepare_labels(solutions: Sequence[StepSolution], config: PRMConfig) -> lis
     if config.hard_above is not None:
         cut = config.hard_above
         return [
-            replace(s, labels=tuple(None if y is None else float(y > cut) for y in s.labels))
+            replace(
+                s,
+                labels=tuple(None if y is None else float(y > cut) for y in s.labels),
+                label_kind="mc_hard" if s.label_kind in VALUE_KINDS else s.label_kind,
+            )
             for s in solutions
         ]
     for solution in solutions if config.objective == "three_class" else ():
@@ -327,7 +331,9 @@ def validate_prm(
     scores = scorer.score([s.problem for s in held_out], [s.steps for s in held_out])
     labels: list[list[float | None]] = []
     for solution in held_out:
-        mask = supervision_mask(solution.labels, supervise)
+        mask = supervision_mask(
+            solution.labels, supervise, kind=solution.label_kind, first_error=solution.first_error
+        )
         labels.append(
             [label if counts else None for label, counts in zip(solution.labels, mask, strict=True)]
         )

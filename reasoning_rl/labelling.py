@@ -26,7 +26,7 @@ def label_benchmark(
 ) -> tuple[Labelled, int]:
     """Label the steps of a model's, or a file's, solutions; return the labels and the number of problems.
 
-    Raises UserError for benchmarks answered by a program: steps are stripped, and indentation is meaning there.
+    Raises UserError for benchmarks answered by a program: steps are stripped of the indentation it needs.
     """
     benchmark = get_benchmark(name)
     if benchmark.judges == "program":
