@@ -1,10 +1,14 @@
 """What a labelling run refuses, and how its rows agree with each other."""
 
 import pytest
+from test_prm_labelling import SMALL, completer, world
 
+from data.arithmetic import judge_steps
 from data.errors import UserError
 from eval.benchmarks import BENCHMARKS
-from prm.labelling.settings import LabelConfig
+from prm.labelling.run import label_problems
+from prm.labelling.settings import LabelConfig, LabelSettings
+from prm.pairs import find_pairs
 from reasoning_rl.labelling import label_benchmark
 
 
@@ -12,3 +16,19 @@ from reasoning_rl.labelling import label_benchmark
 def test_programs_are_not_cut_into_steps(name):
     with pytest.raises(UserError, match=f"{name}: answers are programs, whose indentation is lost"):
         label_benchmark(name, LabelConfig(model="never read", source="never read"))
+
+
+@pytest.mark.parametrize("labels", ["hard", "soft"])
+def test_a_trees_rows_hold_sibling_pairs_the_oracle_confirms(tmp_path, labels):
+    problems = world(20)
+    settings = LabelSettings(method="omega_prm", labels=labels, **SMALL)
+    found = label_problems(problems, settings, completer=completer(problems), output_dir=tmp_path)
+    pairs = find_pairs(found.solutions, "steps")
+    assert len(pairs) >= 40
+    by_text = {p.text: p for p in problems}
+    for pair in pairs:
+        chosen, rejected = (
+            [v == "right" for v in judge_steps(by_text[pair.problem], (*pair.prefix, *side))]
+            for side in (pair.chosen, pair.rejected)
+        )
+        assert all(chosen) and all(rejected[:-1]) and not rejected[-1]

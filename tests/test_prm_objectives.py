@@ -146,6 +146,17 @@ def test_pairs_are_siblings_of_one_right_prefix():
         find_pairs(rows[:1], "steps")
 
 
+def test_siblings_share_the_labels_of_their_prefix_and_a_low_value_is_no_mistake():
+    rows = [
+        StepSolution("p", ("a", "b", "x"), (None, 0.2, 0.0), label_kind="mc_soft"),
+        # As a tree writes them: each prefix is labelled in the first row that has it.
+        StepSolution("p", ("a", "b", "y"), (None, None, 1.0), label_kind="mc_soft"),
+        StepSolution("p", ("a", "c"), (None, 0.0), label_kind="mc_soft"),
+    ]
+    pairs = {(p.prefix, p.chosen, p.rejected) for p in find_pairs(rows, "steps")}
+    assert pairs == {(("a", "b"), ("y",), ("x",)), (("a",), ("b",), ("c",))}
+
+
 def test_a_pair_is_read_at_its_last_steps():
     prm = tiny("bradley_terry")
     torch.nn.init.normal_(classifier(prm).weight)
