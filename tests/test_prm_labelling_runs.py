@@ -1,7 +1,9 @@
 """What a labelling run refuses, and how its rows agree with each other."""
 
+from dataclasses import replace
+
 import pytest
-from test_prm_labelling import SMALL, completer, world
+from test_prm_labelling import SMALL, completer, planted, world
 
 from data.arithmetic import judge_steps
 from data.errors import UserError
@@ -32,3 +34,19 @@ def test_a_trees_rows_hold_sibling_pairs_the_oracle_confirms(tmp_path, labels):
             for side in (pair.chosen, pair.rejected)
         )
         assert all(chosen) and all(rejected[:-1]) and not rejected[-1]
+
+
+def test_edited_solutions_or_problems_are_another_run(tmp_path):
+    problems = world(2)
+    settings = LabelSettings(method="binary_search", **SMALL)
+
+    def label(error, problems=problems):
+        given = {p.id: [planted(p, error)] for p in problems}
+        run = {"completer": completer(problems), "output_dir": tmp_path, "given": given}
+        return label_problems(problems, settings, **run).solutions
+
+    assert [s.steps for s in label(2)] == [s.steps for s in label(2)]
+    with pytest.raises(UserError, match="made with other given_solutions; restore"):
+        label(3)
+    with pytest.raises(UserError, match="made with other problem_texts; restore"):
+        label(2, [replace(problems[0], answer="7"), problems[1]])

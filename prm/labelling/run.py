@@ -7,6 +7,7 @@ batch draws from a random stream of its own.
     label_problems(problems, config, completer=completer, output_dir="runs/label")
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -75,6 +76,8 @@ def label_problems(
     about = {
         "settings": settings.model_dump(mode="json"),
         "problems": [p.id for p in problems],
+        "problem_texts": _digest([[p.text, p.answer] for p in problems]),
+        "given_solutions": None if given is None else _digest([given.get(p.id, ()) for p in problems]),
         **dict(identity or {}),
     }
     _claim(folder, about)
@@ -231,6 +234,10 @@ def _label_once(solution: StepSolution, seen: set[tuple[str, Prefix]]) -> StepSo
 
 
 # --- progress --------------------------------------------------------------------------------------------
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _claim(folder: Path, about: Mapping[str, Any]) -> None:
