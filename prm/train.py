@@ -203,11 +203,12 @@ def fit_prm(
         total = num_updates(fit_config, len(examples))
         head_first = HeadFirst(prm, config, total, accelerator.num_processes)
     packed = _is_packed(prm, config)
+    beta = prm.config.prm_beta if config.objective == "implicit" else config.beta  # what scoring will use
     with packed_attention(prm) if packed else nullcontext():
         fit(
             prm,
             examples,
-            make_objective(config.objective, zeta=config.zeta, beta=config.beta, packed=packed),
+            make_objective(config.objective, zeta=config.zeta, beta=beta, packed=packed),
             fit_config,
             accelerator=accelerator,
             run_dir=config.output_dir,
@@ -256,7 +257,9 @@ class HeadFirst:
 def _start_model(config: PRMConfig) -> Any:
     """A PRM to train further, or a new one on a language model."""
     if config.model and is_stepwell_prm(config.model):
-        return load_prm(config.model)
+        prm = load_prm(config.model)
+        _refuse_other_shape(prm, config)
+        return prm
     backbone = config.model or config.model_config_file or ""
     if config.objective == "implicit":
         if config.extra_layers:
@@ -265,6 +268,18 @@ def _start_model(config: PRMConfig) -> Any:
     return new_prm(
         backbone, joiner=config.joiner, extra_layers=config.extra_layers, objective=config.objective
     )
+
+
+def _refuse_other_shape(prm: Any, config: PRMConfig) -> None:
+    """Raise UserError when a setting that a PRM keeps from its making is given another value."""
+    kept = {"joiner": prm.config.step_joiner, "extra_layers": 0}
+    if objective_of(prm.config) == "implicit":
+        kept["beta"] = prm.config.prm_beta
+    for name, value in kept.items():
+        asked = getattr(config, name)
+        if name in config.model_fields_set and asked != value:
+            told = "no layers are added to it" if name == "extra_layers" else f"it was made with {value!r}"
+            raise UserError(f"{name} {asked!r}: {config.model} is a PRM already, {told}; leave {name} out")
 
 
 def _prepare_labels(solutions: Sequence[StepSolution], config: PRMConfig) -> list[StepSolution]:
