@@ -39,7 +39,7 @@ from prm.model import (
     new_prm,
 )
 from prm.objectives import make_objective
-from prm.packing import packed_attention, reads_boundaries
+from prm.packing import packed_attention, reads_boundaries, sliding_window
 from prm.pairs import PairKind, find_pairs
 from prm.readout import Objective, objective_of
 from prm.scorer import LocalScorer
@@ -332,7 +332,16 @@ def _is_packed(prm: Any, config: PRMConfig) -> bool:
         return False
     if config.packing == "on" and not is_causal(prm):
         raise UserError("packing: the model does not attend causally; set it to auto or off")
-    return config.packing == "on" or (config.packing == "auto" and reads_boundaries(prm) and is_causal(prm))
+    window = sliding_window(prm)
+    is_windowed = window is not None and window < config.max_length
+    if config.packing == "on" and is_windowed:
+        raise UserError(
+            f"packing: the model's layers look back {window} tokens at most, max_length is "
+            f"{config.max_length}; set packing to off, or max_length to {window}"
+        )
+    if config.packing == "auto":
+        return reads_boundaries(prm) and is_causal(prm) and not is_windowed
+    return config.packing == "on"
 
 
 def validate_prm(
