@@ -90,7 +90,8 @@ def pqm_ranking(
     logits (N, 1) are Q-values, steps of a solution in order; labels (N,); rows (N,) names each step's
     solution. With correct steps c_1 .. c_m, wrong steps W, and Q_c0 = 0 for the state before the first step,
     term i = 0 .. m is -log( e^Q_ci / (sum_{j <= i} e^Q_cj + sum_{w in W} e^(Q_w + zeta)) ): a correct step
-    ranks above those before it, and above every wrong one by the margin. Eq. 10, arXiv:2410.11287.
+    ranks above those before it, and above every wrong one by the margin. Eq. 10, arXiv:2410.11287. Without a
+    wrong step term 0 is always 0 and is left out of the mean, as in the authors' code.
     """
     values = logits.float().squeeze(-1)  # (N,)
     is_correct = labels >= 0.5
@@ -102,7 +103,8 @@ def pqm_ranking(
         below = torch.logcumsumexp(climbing, dim=0)
         if len(wrong):
             below = torch.logaddexp(below, wrong.logsumexp(0))
-        loss = loss + (below - climbing).mean()
+        terms = below - climbing
+        loss = loss + (terms if len(wrong) else terms[1:]).mean()
     # Reported as the loss is: each solution counts once, however many steps it has.
     sizes = (rows[:, None] == rows[None]).sum(-1)
     return loss, _stats(values.sigmoid(), labels.to(values.dtype), 1 / sizes)
