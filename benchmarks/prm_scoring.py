@@ -10,8 +10,8 @@ CPU-seconds are those of the work alone, tokenising included, after a warm-up.
 Keys of the JSON: `solutions`, `tokens`; `scoring.SIDE` and `training.SIDE` with `cpu_s` (median),
 `all_cpu_s`, `peak_rss_mb`, `per_cpu_s` (solutions), and `tokens_per_cpu_s`; `steps.N` the same of solutions
 of N steps, whose lengths differ by a tenth: compare their tokens; `largest_difference` of our scores from one
-plain forward a solution; `floor`: what the FLOPs alone take at `gflops` (measured on this machine, one thread,
-float32).
+plain forward a solution; `floor`: what the FLOPs alone take at `gflops` (measured on this machine, one
+thread, float32).
 
 Sides of scoring: ours (LocalScorer); docs_loop (TRL's documentation: the pipeline once a step prefix);
 pipeline (once a solution, batches of 16); by_hand (length-sorted batches of 16 with a mask). Of training:
