@@ -8,9 +8,10 @@ process of its own, so that peak memory is its own too; sides take turns, and th
 CPU-seconds are those of the work alone, tokenising included, after a warm-up.
 
 Keys of the JSON: `solutions`, `tokens`; `scoring.SIDE` and `training.SIDE` with `cpu_s` (median),
-`all_cpu_s`, `peak_rss_mb`, and `per_cpu_s` (solutions); `steps.N` with `per_cpu_s` of solutions of N steps
-and equal length; `largest_difference` of our scores from one plain forward a solution; `floor`: what the
-FLOPs alone take at `gflops` (measured on this machine, one thread, float32).
+`all_cpu_s`, `peak_rss_mb`, `per_cpu_s` (solutions), and `tokens_per_cpu_s`; `steps.N` the same of solutions
+of N steps, whose lengths differ by a tenth: compare their tokens; `largest_difference` of our scores from one
+plain forward a solution; `floor`: what the FLOPs alone take at `gflops` (measured on this machine, one
+thread, float32).
 
 Sides of scoring: ours (LocalScorer); docs_loop (TRL's documentation: the pipeline once a step prefix);
 pipeline (once a solution, batches of 16); by_hand (length-sorted batches of 16 with a mask). Of training:
@@ -73,6 +74,14 @@ def make_rows(tokenizer: Any, steps: tuple[int, int] = (8, 12), seed: int = 1) -
             }
         )
     return rows
+
+
+def count_tokens(tokenizer: Any, rows: list[dict[str, Any]]) -> int:
+    """Return the tokens of all solutions, one separator a step included."""
+    return sum(
+        len(tokenizer.encode(r["prompt"])) + sum(len(tokenizer.encode(s)) + 1 for s in r["completions"])
+        for r in rows
+    )
 
 
 def measure(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -273,8 +282,9 @@ def child(kind: str, side: str, tiny: str, steps: list[int]) -> None:
 
     rows = make_rows(load_tokenizer(tiny), (steps[0], steps[1]))
     seconds, count, extra = SIDES[kind][side](tiny, rows)
+    tokens = count_tokens(load_tokenizer(tiny), rows[:count])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    result = {"cpu_s": seconds, "solutions": count, "peak_rss_mb": peak, **(extra or {})}
+    result = {"cpu_s": seconds, "solutions": count, "tokens": tokens, "peak_rss_mb": peak, **(extra or {})}
     sys.stdout.write("RESULT " + json.dumps(result) + "\n")
 
 
@@ -300,6 +310,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "cpu_s": round(median, 2),
         "all_cpu_s": [round(s, 2) for s in seconds],
         "per_cpu_s": round(runs[0]["solutions"] / median, 2),
+        "tokens_per_cpu_s": round(runs[0]["tokens"] / median),
         "peak_rss_mb": round(max(run["peak_rss_mb"] for run in runs)),
     }
 
@@ -340,10 +351,7 @@ def main() -> None:
 
     tokenizer = load_tokenizer(str(tiny))
     rows = make_rows(tokenizer)
-    tokens = sum(
-        len(tokenizer.encode(r["prompt"])) + sum(len(tokenizer.encode(s)) + 1 for s in r["completions"])
-        for r in rows
-    )
+    tokens = count_tokens(tokenizer, rows)
     result: dict[str, Any] = {"solutions": NUM_SOLUTIONS, "tokens": tokens}
     for kind, rounds in (("scoring", args.rounds), ("training", args.train_rounds)):
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES[kind]}
@@ -373,8 +381,11 @@ def show(result: dict[str, Any]) -> None:
             out.append(f"| {side} | {seconds:.1f} | {of['per_cpu_s']:.1f} | {of['peak_rss_mb']} |")
         out += [f"| floor (FLOPs) | {bound:.1f} | {result['solutions'] / bound:.1f} | |", ""]
     if "steps" in result:
-        out += ["| steps a solution | solutions per CPU-s |", "|---|---|"]
-        out += [f"| {n} | {of['per_cpu_s']:.1f} |" for n, of in result["steps"].items()]
+        out += ["| steps a solution | solutions per CPU-s | tokens per CPU-s |", "|---|---|---|"]
+        out += [
+            f"| {n} | {of['per_cpu_s']:.1f} | {of['tokens_per_cpu_s']:,} |"
+            for n, of in result["steps"].items()
+        ]
         out.append(
             f"\nlargest difference from one plain forward a solution: {result['largest_difference']:.1e}"
         )

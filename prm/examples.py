@@ -69,7 +69,9 @@ def label_solutions(
     num_skipped = 0
     for solution, tokens in zip(solutions, encoded, strict=True):
         places, labels = [], []
-        mask = supervision_mask(solution.labels, supervise)
+        mask = supervision_mask(
+            solution.labels, supervise, kind=solution.label_kind, first_error=solution.first_error
+        )
         for step, (end, label, counts) in enumerate(
             zip(tokens.step_ends, solution.labels, mask, strict=True)
         ):

@@ -18,6 +18,14 @@ Supervision = Literal["all", "first_error"]
 """all: every labelled step. first_error: labelled steps up to and including the first wrong one; what follows
 a mistake has no agreed label."""
 
+VALUE_KINDS = ("mc_soft", "consensus")
+"""Label kinds whose labels may be shares of right rollouts: only 0 is an error, a low value is not."""
+
+
+def is_right(label: float, kind: str = "human") -> bool:
+    """Return whether a label of this kind says that no mistake was made up to its step."""
+    return label > 0 if kind in VALUE_KINDS else label >= 0.5
+
 
 @dataclass(frozen=True)
 class StepStats:
@@ -82,7 +90,8 @@ def pqm_ranking(
     logits (N, 1) are Q-values, steps of a solution in order; labels (N,); rows (N,) names each step's
     solution. With correct steps c_1 .. c_m, wrong steps W, and Q_c0 = 0 for the state before the first step,
     term i = 0 .. m is -log( e^Q_ci / (sum_{j <= i} e^Q_cj + sum_{w in W} e^(Q_w + zeta)) ): a correct step
-    ranks above those before it, and above every wrong one by the margin. Eq. 10, arXiv:2410.11287.
+    ranks above those before it, and above every wrong one by the margin. Eq. 10, arXiv:2410.11287. Without a
+    wrong step term 0 is always 0 and is left out of the mean, as in the authors' code.
     """
     values = logits.float().squeeze(-1)  # (N,)
     is_correct = labels >= 0.5
@@ -94,7 +103,8 @@ def pqm_ranking(
         below = torch.logcumsumexp(climbing, dim=0)
         if len(wrong):
             below = torch.logaddexp(below, wrong.logsumexp(0))
-        loss = loss + (below - climbing).mean()
+        terms = below - climbing
+        loss = loss + (terms if len(wrong) else terms[1:]).mean()
     # Reported as the loss is: each solution counts once, however many steps it has.
     sizes = (rows[:, None] == rows[None]).sum(-1)
     return loss, _stats(values.sigmoid(), labels.to(values.dtype), 1 / sizes)
@@ -119,14 +129,26 @@ def implicit_cross_entropy(log_ratios: Tensor, outcomes: Tensor, *, beta: float)
 
 
 def supervision_mask(
-    labels: Sequence[float | None], mode: Supervision = "all", *, wrong_below: float = 0.5
+    labels: Sequence[float | None],
+    mode: Supervision = "all",
+    *,
+    kind: str = "human",
+    first_error: int | None = None,
 ) -> list[bool]:
-    """Return which steps are supervised. A step without label never is; it does not end "first_error"."""
+    """Return which steps are supervised. A step without label never is; it does not end "first_error".
+
+    kind, first_error: as StepSolution has them. Values of rollouts end at first_error where it is known.
+    """
+    known = first_error if kind in VALUE_KINDS else None
     mask = []
     open_ = True
-    for label in labels:
+    for index, label in enumerate(labels):
         mask.append(label is not None and open_)
-        if mode == "first_error" and label is not None and label < wrong_below:
+        if mode == "all":
+            continue
+        if known is not None:
+            open_ = open_ and index != known
+        elif label is not None and not is_right(label, kind):
             open_ = False
     return mask
 

@@ -56,6 +56,18 @@ def reads_boundaries(model: Any) -> bool:
     return str(getattr(model.config, "_attn_implementation", "")).startswith("flash")
 
 
+def sliding_window(model: Any) -> int | None:
+    """Return how many tokens a layer of the model looks back at most; None when every layer sees all.
+
+    `varlen_attention` lets every layer see all, so packing changes such a model's answers beyond its window.
+    """
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    if not getattr(config, "use_sliding_window", True) or (kinds and "sliding_attention" not in kinds):
+        return None
+    return getattr(config, "sliding_window", None)
+
+
 @contextmanager
 def packed_attention(model: Any) -> Iterator[None]:
     """Let `model` attend within packed solutions; its own attention is restored afterwards."""

@@ -14,6 +14,7 @@ from typing import Literal
 
 from data.errors import UserError
 from data.schema import StepSolution
+from prm.losses import VALUE_KINDS, is_right
 
 PairKind = Literal["steps", "solutions"]
 
@@ -35,8 +36,9 @@ def find_pairs(
 ) -> list[StepPair]:
     """Return the pairs that labelled solutions of the same problem contain, at most so many a prefix.
 
-    steps: right and wrong siblings of one prefix of right steps. solutions: right and wrong answers of one
-    problem (`answer_correct`). Raises UserError when there is none.
+    steps: right and wrong siblings of one prefix of right steps; a label that one solution has counts for
+    every solution of the problem that begins alike. In values of rollouts only 0 is wrong. solutions: right
+    and wrong answers of one problem (`answer_correct`). Raises UserError when there is none.
     """
     groups = _siblings(solutions) if kind == "steps" else _answers(solutions)
     pairs = []
@@ -67,21 +69,45 @@ Groups = dict[tuple[str, tuple[str, ...]], tuple[list[tuple[str, ...]], list[tup
 
 def _siblings(solutions: Sequence[StepSolution]) -> Groups:
     groups: Groups = {}
+    known = _known_prefixes(solutions)
     for solution in solutions:
-        for prefix, step, is_right in _judged_steps(solution):
+        for prefix, step, right in _judged_steps(solution, known):
             sides = groups.setdefault((solution.problem, prefix), ([], []))
-            side = sides[0 if is_right else 1]
+            side = sides[0 if right else 1]
             if (step,) not in side:
                 side.append((step,))
     return groups
 
 
-def _judged_steps(solution: StepSolution) -> Iterator[tuple[tuple[str, ...], str, bool]]:
+Known = dict[tuple[str, tuple[str, ...]], bool]
+
+
+def _known_prefixes(solutions: Sequence[StepSolution]) -> Known:
+    """Whether each labelled prefix of each problem is right; the first label of a prefix counts.
+
+    A search of rollouts leaves prefixes out: one before a value above 0 is right as well.
+    """
+    known: Known = {}
+    for s in solutions:
+        alive = max((k for k, y in enumerate(s.labels) if y and s.label_kind in VALUE_KINDS), default=-1)
+        for k, label in enumerate(s.labels):
+            if k < alive:
+                known[s.problem, s.steps[: k + 1]] = True
+            elif label is not None:
+                known.setdefault((s.problem, s.steps[: k + 1]), is_right(label, s.label_kind))
+    return known
+
+
+def _judged_steps(solution: StepSolution, known: Known) -> Iterator[tuple[tuple[str, ...], str, bool]]:
     for k, (step, label) in enumerate(zip(solution.steps, solution.labels, strict=True)):
         if label is None:
+            right = known.get((solution.problem, solution.steps[: k + 1]))
+        else:
+            right = is_right(label, solution.label_kind)
+        if right is None:
             return  # whether the prefix is right is unknown from here on
-        yield solution.steps[:k], step, label >= 0.5
-        if label < 0.5:
+        yield solution.steps[:k], step, right
+        if not right:
             return
 
 

@@ -29,7 +29,7 @@ from prm.examples import encode_pairs, label_solutions, outcome_solutions
 from prm.fit import FitConfig, check_fit, fit, length_limit, lr_factor, num_updates
 from prm.implicit import new_implicit
 from prm.lora import LoraSettings, add_adapters, merge
-from prm.losses import Supervision, supervision_mask
+from prm.losses import VALUE_KINDS, Supervision, supervision_mask
 from prm.model import (
     check_vocabulary,
     is_causal,
@@ -39,7 +39,7 @@ from prm.model import (
     new_prm,
 )
 from prm.objectives import make_objective
-from prm.packing import packed_attention, reads_boundaries
+from prm.packing import packed_attention, reads_boundaries, sliding_window
 from prm.pairs import PairKind, find_pairs
 from prm.readout import Objective, objective_of
 from prm.scorer import LocalScorer
@@ -203,11 +203,12 @@ def fit_prm(
         total = num_updates(fit_config, len(examples))
         head_first = HeadFirst(prm, config, total, accelerator.num_processes)
     packed = _is_packed(prm, config)
+    beta = prm.config.prm_beta if config.objective == "implicit" else config.beta  # what scoring will use
     with packed_attention(prm) if packed else nullcontext():
         fit(
             prm,
             examples,
-            make_objective(config.objective, zeta=config.zeta, beta=config.beta, packed=packed),
+            make_objective(config.objective, zeta=config.zeta, beta=beta, packed=packed),
             fit_config,
             accelerator=accelerator,
             run_dir=config.output_dir,
@@ -256,7 +257,9 @@ class HeadFirst:
 def _start_model(config: PRMConfig) -> Any:
     """A PRM to train further, or a new one on a language model."""
     if config.model and is_stepwell_prm(config.model):
-        return load_prm(config.model)
+        prm = load_prm(config.model)
+        _refuse_other_shape(prm, config)
+        return prm
     backbone = config.model or config.model_config_file or ""
     if config.objective == "implicit":
         if config.extra_layers:
@@ -265,6 +268,18 @@ def _start_model(config: PRMConfig) -> Any:
     return new_prm(
         backbone, joiner=config.joiner, extra_layers=config.extra_layers, objective=config.objective
     )
+
+
+def _refuse_other_shape(prm: Any, config: PRMConfig) -> None:
+    """Raise UserError when a setting that a PRM keeps from its making is given another value."""
+    kept = {"joiner": prm.config.step_joiner, "extra_layers": 0}
+    if objective_of(prm.config) == "implicit":
+        kept["beta"] = prm.config.prm_beta
+    for name, value in kept.items():
+        asked = getattr(config, name)
+        if name in config.model_fields_set and asked != value:
+            told = "no layers are added to it" if name == "extra_layers" else f"it was made with {value!r}"
+            raise UserError(f"{name} {asked!r}: {config.model} is a PRM already, {told}; leave {name} out")
 
 
 def _prepare_labels(solutions: Sequence[StepSolution], config: PRMConfig) -> list[StepSolution]:
@@ -276,7 +291,11 @@ def _prepare_labels(solutions: Sequence[StepSolution], config: PRMConfig) -> lis
     if config.hard_above is not None:
         cut = config.hard_above
         return [
-            replace(s, labels=tuple(None if y is None else float(y > cut) for y in s.labels))
+            replace(
+                s,
+                labels=tuple(None if y is None else float(y > cut) for y in s.labels),
+                label_kind="mc_hard" if s.label_kind in VALUE_KINDS else s.label_kind,
+            )
             for s in solutions
         ]
     for solution in solutions if config.objective == "three_class" else ():
@@ -313,7 +332,16 @@ def _is_packed(prm: Any, config: PRMConfig) -> bool:
         return False
     if config.packing == "on" and not is_causal(prm):
         raise UserError("packing: the model does not attend causally; set it to auto or off")
-    return config.packing == "on" or (config.packing == "auto" and reads_boundaries(prm) and is_causal(prm))
+    window = sliding_window(prm)
+    is_windowed = window is not None and window < config.max_length
+    if config.packing == "on" and is_windowed:
+        raise UserError(
+            f"packing: the model's layers look back {window} tokens at most, max_length is "
+            f"{config.max_length}; set packing to off, or max_length to {window}"
+        )
+    if config.packing == "auto":
+        return reads_boundaries(prm) and is_causal(prm) and not is_windowed
+    return config.packing == "on"
 
 
 def validate_prm(
@@ -327,7 +355,9 @@ def validate_prm(
     scores = scorer.score([s.problem for s in held_out], [s.steps for s in held_out])
     labels: list[list[float | None]] = []
     for solution in held_out:
-        mask = supervision_mask(solution.labels, supervise)
+        mask = supervision_mask(
+            solution.labels, supervise, kind=solution.label_kind, first_error=solution.first_error
+        )
         labels.append(
             [label if counts else None for label, counts in zip(solution.labels, mask, strict=True)]
         )

@@ -24,8 +24,16 @@ def label_benchmark(
     device: Any = "cpu",
     on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
 ) -> tuple[Labelled, int]:
-    """Label the steps of a model's, or a file's, solutions; return the labels and the number of problems."""
+    """Label the steps of a model's, or a file's, solutions; return the labels and the number of problems.
+
+    Raises UserError for benchmarks answered by a program: steps are stripped of the indentation it needs.
+    """
     benchmark = get_benchmark(name)
+    if benchmark.judges == "program":
+        raise UserError(
+            f"{name}: answers are programs, whose indentation is lost when they are cut into steps; "
+            "label a benchmark with written-out answers"
+        )
     problems = read_benchmark(
         name,
         source=config.source,

@@ -2,7 +2,10 @@ import math
 
 import pytest
 import torch
+from test_prm_train import TOKENIZER
 
+from data.schema import StepSolution
+from prm.examples import label_solutions
 from prm.losses import step_cross_entropy, supervision_mask
 
 
@@ -64,3 +67,19 @@ def test_extreme_logits_stay_finite():
 )
 def test_supervised_steps(labels, mode, expected):
     assert supervision_mask(labels, mode) == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "first_error", "expected"),
+    [
+        # A value of rollouts is an error at 0 only, or where the row says so.
+        ([0.9, 0.4, 0.1, 0.0, 0.2], None, [True, True, True, True, False]),
+        ([0.9, 0.4, None, 0.0, 0.2], 2, [True, True, False, False, False]),
+        ([0.9, 0.0, 0.2], -1, [True, True, True]),
+    ],
+)
+def test_values_of_rollouts_end_at_an_error_not_at_one_half(labels, first_error, expected):
+    assert supervision_mask(labels, "first_error", kind="mc_soft", first_error=first_error) == expected
+    row = StepSolution("p", ("a",) * len(labels), tuple(labels), "", "", "mc_soft", first_error)
+    (example,) = label_solutions(TOKENIZER, [row], joiner="\n", supervise="first_error")
+    assert len(example.labels) == sum(expected)

@@ -25,7 +25,8 @@ def pqm_by_definition(values, labels, zeta):
     right = [0.0] + [q for q, y in zip(values, labels, strict=True) if y >= 0.5]
     wrong = [q for q, y in zip(values, labels, strict=True) if y < 0.5]
     terms = []
-    for i, value in enumerate(right):
+    # The authors' code weighs the anchor's own term with "has a wrong step".
+    for i, value in list(enumerate(right))[0 if wrong else 1 :]:
         below = sum(math.exp(q) for q in right[: i + 1]) + sum(math.exp(q + zeta) for q in wrong)
         terms.append(-math.log(math.exp(value) / below))
     return sum(terms) / len(terms)
@@ -65,6 +66,10 @@ def test_pqm_by_hand():
     # zeta ln 3 makes the wrong step weigh 3: ln 4 for the anchor, ln 6/2 for c_1.
     loss, _ = pqm_ranking(values, torch.tensor([1.0, 0.0]), torch.tensor([0, 0]), zeta=math.log(3))
     assert float(loss) == pytest.approx((math.log(4) + math.log(3)) / 2, rel=1e-6)
+    # All right, Q = (ln 2, ln 3): ln 3/2 and ln 6/3, whose mean is ln 3 / 2; the anchor has no term.
+    values = torch.tensor([[math.log(2)], [math.log(3)]])
+    loss, _ = pqm_ranking(values, torch.tensor([1.0, 1.0]), torch.tensor([0, 0]), zeta=4.0)
+    assert float(loss) == pytest.approx(math.log(3) / 2, rel=1e-6)
 
 
 def test_bradley_terry_by_hand():

@@ -146,6 +146,17 @@ def test_pairs_are_siblings_of_one_right_prefix():
         find_pairs(rows[:1], "steps")
 
 
+def test_siblings_share_the_labels_of_their_prefix_and_a_low_value_is_no_mistake():
+    rows = [
+        StepSolution("p", ("a", "b", "x"), (None, 0.2, 0.0), label_kind="mc_soft"),
+        # As a tree writes them: each prefix is labelled in the first row that has it.
+        StepSolution("p", ("a", "b", "y"), (None, None, 1.0), label_kind="mc_soft"),
+        StepSolution("p", ("a", "c"), (None, 0.0), label_kind="mc_soft"),
+    ]
+    pairs = {(p.prefix, p.chosen, p.rejected) for p in find_pairs(rows, "steps")}
+    assert pairs == {(("a", "b"), ("y",), ("x",)), (("a",), ("b",), ("c",))}
+
+
 def test_a_pair_is_read_at_its_last_steps():
     prm = tiny("bradley_terry")
     torch.nn.init.normal_(classifier(prm).weight)
@@ -224,6 +235,25 @@ def test_an_implicit_prm_needs_outcomes_and_has_no_head(tmp_path):
         train(prm, with_outcomes(solutions(20)), [], tmp_path, objective="implicit", head_updates=1)
     with pytest.raises(UserError, match="critic.init: policy"):
         critic_from_prm(prm)
+
+
+def test_a_prm_trained_further_keeps_what_it_was_made_with(tmp_path):
+    prm = new_implicit(LlamaForCausalLM(tiny_config()), beta=0.5)
+    save_model(tmp_path / "model", prm, TOKENIZER)
+    rows = [{"problem": f"p {i}", "steps": ["one"], "labels": [1], "answer_correct": True} for i in range(8)]
+    (tmp_path / "steps.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    values = {"data": str(tmp_path / "steps.jsonl"), "model": str(tmp_path / "model"), "holdout": 0}
+    values |= {"objective": "implicit", "output_dir": str(tmp_path / "run"), "fit": {**FAST, "epochs": 1}}
+    run = {"accelerator": Accelerator(cpu=True), "log": Log()}
+    for name, other in (("beta", 0.05), ("joiner", "\n\n"), ("extra_layers", 1)):
+        with pytest.raises(UserError, match=f"{name} .* is a PRM already, .*; leave {name} out"):
+            train_prm(PRMConfig.from_dict({**values, name: other}), **run)
+    betas = []
+    with pytest.MonkeyPatch.context() as patch:
+        note = lambda *_, beta, **__: betas.append(beta) or OutcomeObjective(beta)  # noqa: E731
+        patch.setattr("prm.train.make_objective", note)
+        train_prm(PRMConfig.from_dict(values), **run)
+    assert betas == [0.5]
 
 
 def test_fit_reports_what_pairs_count(tmp_path):

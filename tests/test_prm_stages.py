@@ -4,7 +4,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from prm_cases import auc, tiny, train
-from test_prm_train import FAST, TOKENIZER, Log, solutions
+from test_prm_train import FAST, TOKENIZER, Log, solutions, tiny_config
+from transformers import Qwen2Config
 
 from data.errors import UserError
 from data.schema import StepSolution
@@ -12,11 +13,11 @@ from prm.checkpoint import save_model
 from prm.examples import label_solutions
 from prm.fit import FitConfig
 from prm.lora import LoraSettings, add_adapters, merge
-from prm.model import classifier
+from prm.model import classifier, new_prm
 from prm.objectives import StepObjective, make_objective
-from prm.packing import VARLEN, packed_attention
+from prm.packing import VARLEN, packed_attention, sliding_window
 from prm.scorer import LocalScorer
-from prm.train import PRMConfig, fit_prm
+from prm.train import PRMConfig, _is_packed, fit_prm
 
 # --- stages ----------------------------------------------------------------------------------------------
 
@@ -179,3 +180,19 @@ def test_packing_is_a_setting_and_leaves_the_model_as_it_was(tmp_path):
     with pytest.raises(UserError, match="packing: objective bradley_terry"):
         sides = [StepSolution("p", (s,), (float(s == "three"),)) for s in ("three", "four")] * 4
         train(tiny("bradley_terry"), sides, [], tmp_path / "c", objective="bradley_terry", packing="on")
+
+
+def test_packing_leaves_models_alone_whose_layers_look_back_a_window(tmp_path):
+    sizes = {**tiny_config().to_dict(), "sliding_window": 16, "use_sliding_window": True}
+    sizes |= {"model_type": "qwen2", "max_window_layers": 1, "layer_types": None, "num_key_value_heads": 2}
+    torch.manual_seed(0)
+    prm = new_prm(Qwen2Config(**{k: v for k, v in sizes.items() if k != "architectures"}))
+    assert sliding_window(prm) == 16 and sliding_window(tiny()) is None
+    rows = solutions(8)
+    with pytest.raises(UserError, match="look back 16 tokens at most, max_length is 40; set packing to off"):
+        train(prm, rows, [], tmp_path / "a", packing="on", max_length=40)
+    # auto would pack for flash attention, were it not for the window.
+    prm.config._attn_implementation = "flash_attention_2"
+    for length, packs in ((40, False), (16, True)):
+        config = PRMConfig(data="", packing="auto", max_length=length)
+        assert _is_packed(prm, config) is packs

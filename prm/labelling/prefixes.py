@@ -9,7 +9,7 @@ no rollout: its value is the verdict on the answer.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from prm.labelling.completer import Estimate, Prefix, Search
@@ -72,6 +72,36 @@ def find_first_error(steps: Sequence[str], answer_correct: bool | None) -> Searc
         else:
             bad = middle
     return PrefixValues(steps, tuple(values), good, evaluations, False)
+
+
+def revive(found: Sequence[PrefixValues]) -> list[PrefixValues]:
+    """Return one problem's solutions with value 1 where a value is 0 or missing though a right continuation
+    is known: one of a longer prefix, in the same solution or another.
+
+    The first error moves behind them; it is None where the prefixes after were never estimated.
+    """
+    alive = {
+        values.steps[: k + 1]
+        for values in found
+        for k in range(max((k for k, value in enumerate(values.values) if value), default=-1) + 1)
+    }
+    return [_revive(values, alive) for values in found]
+
+
+def _revive(found: PrefixValues, alive: set[Prefix]) -> PrefixValues:
+    revived = tuple(
+        1.0 if not value and found.steps[: k + 1] in alive else value for k, value in enumerate(found.values)
+    )
+    if revived == found.values:
+        return found
+    last = max(k for k in range(len(revived)) if found.steps[: k + 1] in alive)
+    first_error = found.first_error
+    if first_error is not None and first_error <= last:
+        dead = next((k for k in range(last + 1, len(revived)) if revived[k] == 0), None)
+        first_error = -1 if last == len(revived) - 1 else dead
+        if None in revived[last + 1 : dead]:
+            first_error = None
+    return replace(found, values=revived, first_error=first_error)
 
 
 def to_labels(found: PrefixValues, kind: LabelKind) -> tuple[float | None, ...]:

@@ -7,6 +7,7 @@ batch draws from a random stream of its own.
     label_problems(problems, config, completer=completer, output_dir="runs/label")
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +22,7 @@ from data.schema import Problem, Sampling, StepSolution
 from data.step_readers import write_steps
 from prm.labelling.completer import Completer, Cost, Prefix, run_searches
 from prm.labelling.judge import CRITIC, JudgeFormat, agree, judge_solutions
-from prm.labelling.prefixes import PrefixValues, find_first_error, label_every_prefix, to_labels
+from prm.labelling.prefixes import PrefixValues, find_first_error, label_every_prefix, revive, to_labels
 from prm.labelling.settings import LabelSettings
 from prm.labelling.tree import TreeSettings, grow_tree, right_solutions
 
@@ -75,6 +76,8 @@ def label_problems(
     about = {
         "settings": settings.model_dump(mode="json"),
         "problems": [p.id for p in problems],
+        "problem_texts": _digest([[p.text, p.answer] for p in problems]),
+        "given_solutions": None if given is None else _digest([given.get(p.id, ()) for p in problems]),
         **dict(identity or {}),
     }
     _claim(folder, about)
@@ -95,12 +98,29 @@ def label_problems(
     if not total.solutions:
         raise UserError(
             f"no solution of {len(problems)} problems could be labelled ({total.counts}); "
-            "the policy answers all alike, or the judge agrees with none of it: more or easier problems, a "
-            "higher temperature"
+            + _why(total.counts)
         )
     write_steps(folder / "labels.jsonl", total.solutions)
     write_atomically(folder / "summary.json", json.dumps(summarise(total, len(problems)), indent=1) + "\n")
     return total
+
+
+_REASONS = {
+    "all_alike": "the policy answers problems all right or all wrong: more or easier problems, or a higher "
+    "temperature",
+    "empty_or_unjudged": "solutions are empty or the grader cannot judge their answers: check the answers' "
+    "format, template and max_new_tokens",
+    "no_first_error": "the grader cannot judge the rollouts: check the answers' format and max_new_tokens",
+    "disagreed": "the judge agrees with none of the rollouts: a better judge, or none",
+}
+"""What most often came in the way, and what helps."""
+
+
+def _why(counts: Mapping[str, int]) -> str:
+    most = max(_REASONS, key=lambda name: counts.get(name, 0))
+    return (
+        _REASONS[most] if counts.get(most) else "there was nothing to label: check the problems and solutions"
+    )
 
 
 def label_batch(
@@ -122,7 +142,13 @@ def label_batch(
         found = _grow_trees(problems, settings, completer, out)
     else:
         found = _label_solutions(problems, settings, completer, out, given)
-    found = [(problem, values) for problem, values in found if values.first_error is not None]
+    # A search that cannot say where the first error is leaves no row, but its values are evidence.
+    is_known = [values.first_error is not None for _, values in found]
+    if settings.labels == "hard":
+        found = _revive_each(found)
+    found = [item for item, known in zip(found, is_known, strict=True) if known]
+    if len(found) < len(is_known):
+        out.count("no_first_error", len(is_known) - len(found))
     if judge is not None:
         verdicts = judge_solutions(
             judge.generator,
@@ -203,6 +229,17 @@ def _label_solutions(
     return [(problem, values) for (problem, _, _), values in zip(usable, found, strict=True)]
 
 
+def _revive_each(found: Sequence[tuple[Problem, PrefixValues]]) -> list[tuple[Problem, PrefixValues]]:
+    rows: dict[str, list[int]] = {}
+    for index, (problem, _) in enumerate(found):
+        rows.setdefault(problem.text, []).append(index)
+    result = list(found)
+    for indices in rows.values():
+        for index, values in zip(indices, revive([found[i][1] for i in indices]), strict=True):
+            result[index] = (found[index][0], values)
+    return result
+
+
 def _to_solution(
     problem: Problem, values: PrefixValues, settings: LabelSettings, *, is_consensus: bool
 ) -> StepSolution:
@@ -231,6 +268,10 @@ def _label_once(solution: StepSolution, seen: set[tuple[str, Prefix]]) -> StepSo
 
 
 # --- progress --------------------------------------------------------------------------------------------
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _claim(folder: Path, about: Mapping[str, Any]) -> None:
