@@ -71,7 +71,7 @@ def evaluate(
     sampling = sampling or Sampling()
     counts = _count_samples(problems, samples, sampling.n)
     own = _own_settings(problems, samples, scores, render, sampling, batch_size)
-    recorded = _check_settings(out_dir, {**(settings or {}), "run": own})
+    recorded = check_settings(out_dir, {**(settings or {}), "run": own})
     path = out_dir / "samples.jsonl"
     rows = _read_recorded(path, counts)
     total = sum(counts.values())
@@ -81,7 +81,7 @@ def evaluate(
             if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):
                 continue
             if generator is not None:
-                seed = _batch_seed(sampling.seed, index // batch_size)
+                seed = batch_seed(sampling.seed, index // batch_size)
                 drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
             else:
                 drawn = _given(batch, samples or {}, scores)
@@ -177,13 +177,13 @@ def _own_settings(
     batch_size: int,
 ) -> dict[str, Any]:
     """What decides the numbers besides the caller's settings; long texts as digests."""
-    own: dict[str, Any] = {"problems": _digest((p.id, p.text, p.answer) for p in problems)}
+    own: dict[str, Any] = {"problems": short_digest((p.id, p.text, p.answer) for p in problems)}
     if samples is not None:
-        digests = {"samples": _digest((p.id, *samples.get(p.id, ())) for p in problems)}
+        digests = {"samples": short_digest((p.id, *samples.get(p.id, ())) for p in problems)}
         if scores is not None:
-            digests["scores"] = _digest((p.id, *scores.get(p.id, ())) for p in problems)
+            digests["scores"] = short_digest((p.id, *scores.get(p.id, ())) for p in problems)
         return own | digests
-    prompts = _digest(render(p.text) for p in problems)
+    prompts = short_digest(render(p.text) for p in problems)
     return own | {"prompts": prompts, "sampling": asdict(sampling), "batch_size": batch_size}
 
 
@@ -218,7 +218,7 @@ def _text_field(row: Row, field: str, where: str, expected: str = "id (or proble
     return row[field]
 
 
-def _check_settings(out_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def check_settings(out_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Record the settings of a new run; for an old one check that they are the same."""
     path = out_dir / "settings.json"
     wanted = json.loads(json.dumps(settings, default=str))  # as it reads back: tuples become lists
@@ -332,13 +332,13 @@ def _judge(problem: Problem, row: Row, grader: Grader, extract: Callable[[str], 
     return {**row, **judged} | ({"answer": extract(row["response"])} if extract else {})
 
 
-def _batch_seed(seed: int | None, batch: int) -> int:
+def batch_seed(seed: int | None, batch: int) -> int:
     """A stream per batch: what a batch draws depends on neither the batches before it nor on resumes."""
     digest = hashlib.sha256(f"{seed} {batch}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 1  # 31 bits: every framework takes them
 
 
-def _digest(items: Any) -> str:
+def short_digest(items: Any) -> str:
     text = json.dumps(list(items))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -309,3 +309,16 @@ def test_a_dead_judge_is_a_fault_and_is_replaced():
         sandbox._pair[0].kill()
         sandbox._pair[0].wait()
         assert judge(sandbox, HONEST["plain"]).status == "passed"
+
+
+def test_packages_beside_the_scratch_folder_are_found(monkeypatch, namespaces, tmp_path):
+    """A checkout with its .venv may lie in /tmp, which programs see as their own empty folder."""
+    if not str(tmp_path).startswith("/tmp/"):
+        pytest.skip("pytest's folder is elsewhere")
+    (tmp_path / "beside.py").write_text("VALUE = 3\n")
+    tmp_path.chmod(0o755)
+    real = client.sysconfig.get_paths
+    monkeypatch.setattr(client.sysconfig, "get_paths", lambda: real() | {"platlib": str(tmp_path)})
+    with Sandbox() as sandbox:
+        program = "def add(a, b):\n    import beside\n    return a + b + beside.VALUE - 3"
+        assert judge(sandbox, program).status == "passed"

@@ -12,7 +12,7 @@ from data.files import read_jsonl
 from data.schema import Problem
 from eval.benchmarks import BENCHMARKS, read_benchmark
 from eval.result import Row
-from eval.run import _digest
+from eval.run import short_digest
 
 STAGES = ("sft", "prm", "ppo")
 _DEPTH = 3
@@ -127,7 +127,7 @@ def _find_problems(settings: Mapping[str, Any], ids: Sequence[str]) -> dict[str,
     except (UserError, OSError):
         return None
     digest = (settings.get("run") or {}).get("problems")
-    if digest is not None and _digest((p.id, p.text, p.answer) for p in problems) != digest:
+    if digest is not None and short_digest((p.id, p.text, p.answer) for p in problems) != digest:
         return None
     return {problem.id: problem for problem in problems}
 

@@ -26,7 +26,7 @@ def enter_root(folders: list[str]) -> None:
     os.chdir("/")  # the tmpfs left `new` when it became the root: /old is the whole old tree
     kernel.mount("tmpfs", "/new", "tmpfs", kernel.MS_NOSUID, "size=1m,mode=755")
     for folder in _outermost([*SYSTEM, *sources]):
-        _show(folder, sources.get(folder, folder))
+        _show(inside(folder), sources.get(folder, folder))
     for file in (*FILES, *DEVICES):
         _show(file, file, is_device=file in DEVICES)
     os.makedirs("/new/tmp", exist_ok=True)
@@ -38,6 +38,11 @@ def enter_root(folders: list[str]) -> None:
     kernel.umount("/gone")
     os.rmdir("/gone")
     kernel.mount("none", "/", None, kernel.MS_REMOUNT | kernel.MS_BIND | kernel.MS_RDONLY | kernel.MS_NOSUID)
+
+
+def inside(folder: str) -> str:
+    """Return the name under which programs see a folder: what lies in /tmp would be behind their own /tmp."""
+    return f"/outside{folder}" if folder.startswith(SCRATCH + "/") else folder
 
 
 def new_scratch(megabytes: int) -> None:

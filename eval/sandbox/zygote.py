@@ -82,6 +82,8 @@ def main() -> None:
             if group:
                 group.remove()
             os._exit(0)
+        sys.path[:] = map(root.inside, sys.path)
+        config["folders"] = [root.inside(folder) for folder in config["folders"]]
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # what has no handler, programs cannot send us here
     server = Server(channel, report, group, has_namespaces=has_namespaces, level=config["level"])

@@ -27,7 +27,7 @@ from data.protocols import Grader
 from data.schema import Problem, Verdict
 from eval.metrics import wilson_interval
 from eval.result import Estimate
-from eval.run import _batch_seed, _check_settings, _digest
+from eval.run import batch_seed, check_settings, short_digest
 from eval.search.choose import choose
 from eval.search.engine import Outcome, run_plans
 from eval.search.rules import Models, Rules
@@ -102,15 +102,15 @@ def search(
         raise UserError("no problems to search; raise the limit or check the source")
     out_dir = Path(out_dir)
     own = {
-        "problems": _digest((p.id, p.text, p.answer) for p in problems),
-        "prompts": _digest(models.render(p.text) for p in problems),
+        "problems": short_digest((p.id, p.text, p.answer) for p in problems),
+        "prompts": short_digest(models.render(p.text) for p in problems),
         "rules": asdict(rules),
         "seed": seed,
         "batch_size": batch_size,
     }
     if (out_dir / "search.jsonl").exists() and not (out_dir / "settings.json").exists():
         raise UserError(f"{out_dir}: has search.jsonl but no settings.json; choose another output folder")
-    recorded = _check_settings(out_dir, {**(settings or {}), "run": own})
+    recorded = check_settings(out_dir, {**(settings or {}), "run": own})
     path = out_dir / "search.jsonl"
     rows = read_recorded(path, {p.id for p in problems})
     with path.open("a", encoding="utf-8") as file:
@@ -118,7 +118,7 @@ def search(
             batch = problems[start : start + batch_size]
             if all(p.id in rows for p in batch):
                 continue
-            outcomes = run_plans(batch, rules, models, seed=_batch_seed(seed, start // batch_size))
+            outcomes = run_plans(batch, rules, models, seed=batch_seed(seed, start // batch_size))
             new = [
                 _judge(problem, outcome, rules, grader, extract)
                 for problem, outcome in zip(batch, outcomes, strict=True)
