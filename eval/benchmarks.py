@@ -62,22 +62,7 @@ def _read_arithmetic(
 
 def _read_stored(
     name: str,
-    source: str | Path | None,
-    *,
-    split: str | None,
-    limit: int | None,
-    difficulty: str,
-    seed: int,  # noqa: ARG001 - the rows are fixed
-) -> list[Problem]:
-    from data.task_readers import read_problems
-
-    if difficulty != "standard":
-        raise UserError(f"benchmark '{name}' has no difficulty '{difficulty}'; only 'arithmetic' takes one")
-    return read_problems(name, source, split=split, limit=limit)
-
-
-def _read_code(
-    name: str,
+    is_code: bool,
     source: str | Path | None,
     *,
     split: str | None,
@@ -86,19 +71,21 @@ def _read_code(
     seed: int,  # noqa: ARG001 - the rows are fixed
 ) -> list[Problem]:
     from data.code_readers import read_code_problems
+    from data.task_readers import read_problems
 
     if difficulty != "standard":
         raise UserError(f"benchmark '{name}' has no difficulty '{difficulty}'; only 'arithmetic' takes one")
-    return read_code_problems(name, source, split=split, limit=limit)
+    read = read_code_problems if is_code else read_problems
+    return read(name, source, split=split, limit=limit)
 
 
 def _programs(name: str, description: str, template: str, max_new_tokens: int) -> Benchmark:
-    read = partial(_read_code, name)
+    read = partial(_read_stored, name, True)
     return Benchmark(name, description, template, (), max_new_tokens, read, judges="program")
 
 
 def _answers(name: str, description: str, template: str, chain: str, max_new_tokens: int) -> Benchmark:
-    read = partial(_read_stored, name)
+    read = partial(_read_stored, name, False)
     return Benchmark(name, description, template, CHAINS[chain], max_new_tokens, read)
 
 

@@ -146,12 +146,7 @@ def run_eval(args: list[str]) -> None:
     get_benchmark(name)
     config = EvalConfig.from_dict(parsed.values, parsed.where)
     with Live(f"eval {name}", 1) as live:
-
-        def on_progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
-            live.total = total
-            live.show(done, numbers)
-
-        result = evaluate_benchmark(name, config, device=make_accelerator().device, on_progress=on_progress)
+        result = evaluate_benchmark(name, config, device=make_accelerator().device, on_progress=live.follow)
     Console().print(table_text(result.rows()), highlight=False)
     _say_plainly(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
 
@@ -169,13 +164,8 @@ def run_search(args: list[str]) -> None:
     get_benchmark(name)
     config = SearchConfig.from_dict(parsed.values, parsed.where)
     with Live(f"search {name}", 1) as live:
-
-        def on_progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
-            live.total = total
-            live.show(done, numbers)
-
         device = make_accelerator().device
-        result, folder = search_benchmark(name, config, device=device, on_progress=on_progress)
+        result, folder = search_benchmark(name, config, device=device, on_progress=live.follow)
     Console().print(table_text(result.rows()), highlight=False)
     _say_plainly(f"every candidate with its step scores: {folder / 'search.jsonl'}")
 
@@ -210,13 +200,8 @@ def run_prm_eval(args: list[str]) -> None:
         raise UserError(f"benchmark '{name}' of step scores is unknown{did_you_mean(name, PRM_BENCHMARKS)}")
     config = PRMEvalConfig.from_dict(parsed.values, parsed.where)
     with Live(f"eval {name}", 1) as live:
-
-        def on_progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
-            live.total = total
-            live.show(done, numbers)
-
         device = make_accelerator().device if config.prm else "cpu"
-        result, page = evaluate_prm(name, config, device=device, on_progress=on_progress)
+        result, page = evaluate_prm(name, config, device=device, on_progress=live.follow)
     for table in result.tables:
         _say_plainly(f"{table.title}\n{grid_text(table.shown())}")
     for note in result.notes:
@@ -258,12 +243,7 @@ def run_score(args: list[str]) -> None:
     parsed = parse(args, ScoreConfig)
     config = ScoreConfig.from_dict(parsed.values, parsed.where)
     with Live("score", None) as live:
-
-        def on_progress(done: int, total: int) -> None:
-            live.total = total
-            live.show(done, {})
-
-        summary = score_solutions(config, device=make_accelerator().device, on_progress=on_progress)
+        summary = score_solutions(config, device=make_accelerator().device, on_progress=live.follow)
     Console().print(table_text(summary.rows()), highlight=False)
     text = f"scored: {config.output} (see it: stepwell show {config.output})"
     Console().print(text, highlight=False, markup=False, soft_wrap=True)
@@ -312,13 +292,8 @@ def run_label(args: list[str]) -> None:
     config = LabelConfig.from_dict(parsed.values, parsed.where)
     shown = {"solutions": "solutions", "rollouts": "rollouts", "tokens": "tokens"}
     with Live(f"label {name}", 1, shown=shown) as live:
-
-        def on_progress(done: int, total: int, numbers: Mapping[str, float]) -> None:
-            live.total = total
-            live.show(done, numbers)
-
         labelled, num_problems = label_benchmark(
-            name, config, device=make_accelerator().device, on_progress=on_progress
+            name, config, device=make_accelerator().device, on_progress=live.follow
         )
     summary = summarise(labelled, num_problems)
     rows = [

@@ -72,6 +72,11 @@ class Live:
             self.total = int(metrics["train/total_updates"])
         self.show(iteration, {label: metrics[name] for name, label in self.shown.items() if name in metrics})
 
+    def follow(self, done: int, total: int, numbers: Mapping[str, float] | None = None) -> None:
+        """Show work whose extent is known only when it runs."""
+        self.total = total
+        self.show(done, numbers or {})
+
     def show(self, done: int, numbers: Mapping[str, float]) -> None:
         """Show that `done` of `total` are finished, with numbers under their labels."""
         self.values |= numbers
