@@ -4,16 +4,14 @@ A user's mistake (UserError, or a file the system refuses) prints its one or two
 without a traceback.
 """
 
+import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from data.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from data.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -22,11 +20,28 @@ class Verb:
 
     group: str
     purpose: str
-    settings: Callable[[], "type[Settings]"]
-    run: Callable[[list[str]], None]
+    settings: str
+    """Where its settings class is, "module:Name"; imported when the verb's help or the verb itself asks."""
+    run: str
+    """Where the function of its arguments is, "module:function"."""
     example: str
-    more: tuple[str, Callable[[], "type[Settings]"]] | None = None
-    """A second list of options, with its heading."""
+    flags: tuple[str, ...] = ()
+    """Names in FLAGS: options without a value that are no settings."""
+    more: tuple[str, str] | None = None
+    """A second list of options: its heading and its settings class."""
+
+
+FLAGS = {
+    "fresh": "delete what an earlier run left in the output folder, and start anew",
+    "list": "name what there is to choose from, and stop",
+    "resume": "continue from the newest checkpoint in the output folder",
+}
+
+
+def load(where: str) -> Any:
+    """Import what "module:name" says."""
+    module, _, name = where.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -43,7 +58,8 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"stepwell: {error.filename}: {error.strerror}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        again = "--resume continues" if words[:1] and words[0] in RESUMABLE else "the same command continues"
+        resumable = words and words[0] in VERBS and "resume" in VERBS[words[0]].flags
+        again = "--resume continues" if resumable else "the same command continues"
         sys.stderr.write(f"stepwell: interrupted; {again} where it stopped\n")
         sys.exit(130)
 
@@ -66,7 +82,7 @@ def _dispatch(words: list[str]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle OpenMP threads that spin cost a busy machine many times the work they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    VERBS[name].run(rest)
+    load(VERBS[name].run)(rest)
 
 
 def overview() -> str:
@@ -92,15 +108,11 @@ def verb_help(name: str) -> str:
         "  --config FILE",
         "      YAML file of the options below; options on the command line win over it",
     ]
-    if name == "quickstart":
-        lines += ["  --fresh", "      delete what an earlier run left in the output folder, and start anew"]
-    if name in LISTING:
-        lines += ["  --list", "      name what there is to choose from, and stop"]
-    if name in RESUMABLE:
-        lines += ["  --resume", "      continue from the newest checkpoint in the output folder"]
-    lists = [describe(verb.settings())]
+    for flag in verb.flags:
+        lines += [f"  --{flag}", f"      {FLAGS[flag]}"]
+    lists = [describe(load(verb.settings))]
     if verb.more:
-        lists.append(describe(verb.more[1]()))
+        lists.append(describe(load(verb.more[1])))
     for number, options in enumerate(lists):
         if number:
             lines += ["", verb.more[0] if verb.more else ""]
@@ -110,243 +122,99 @@ def verb_help(name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sft_settings() -> "type[Settings]":
-    from reasoning_rl.sft import SFTConfig
-
-    return SFTConfig
-
-
-def _prm_settings() -> "type[Settings]":
-    from prm.train import PRMConfig
-
-    return PRMConfig
-
-
-def _ppo_settings() -> "type[Settings]":
-    from reasoning_rl.config import PPOConfig
-
-    return PPOConfig
-
-
-def _eval_settings() -> "type[Settings]":
-    from reasoning_rl.config import EvalConfig
-
-    return EvalConfig
-
-
-def _search_settings() -> "type[Settings]":
-    from reasoning_rl.search_config import SearchConfig
-
-    return SearchConfig
-
-
-def _compare_settings() -> "type[Settings]":
-    from reasoning_rl.config import CompareConfig
-
-    return CompareConfig
-
-
-def _prm_eval_settings() -> "type[Settings]":
-    from reasoning_rl.config import PRMEvalConfig
-
-    return PRMEvalConfig
-
-
-def _inspect_settings() -> "type[Settings]":
-    from reasoning_rl.config import InspectConfig
-
-    return InspectConfig
-
-
-def _score_settings() -> "type[Settings]":
-    from reasoning_rl.scoring import ScoreConfig
-
-    return ScoreConfig
-
-
-def _show_settings() -> "type[Settings]":
-    from reasoning_rl.step_map import ShowConfig
-
-    return ShowConfig
-
-
-def _label_settings() -> "type[Settings]":
-    from prm.labelling.settings import LabelConfig
-
-    return LabelConfig
-
-
-def _report_settings() -> "type[Settings]":
-    from reasoning_rl.report_config import ReportConfig
-
-    return ReportConfig
-
-
-def _quickstart_settings() -> "type[Settings]":
-    from reasoning_rl.config import QuickstartConfig
-
-    return QuickstartConfig
-
-
-def _sft(args: list[str]) -> None:
-    from reasoning_rl.commands import run_sft
-
-    run_sft(args)
-
-
-def _prm(args: list[str]) -> None:
-    from reasoning_rl.commands import run_prm
-
-    run_prm(args)
-
-
-def _ppo(args: list[str]) -> None:
-    from reasoning_rl.commands import run_ppo_command
-
-    run_ppo_command(args)
-
-
-def _eval(args: list[str]) -> None:
-    from reasoning_rl.commands import run_eval
-
-    run_eval(args)
-
-
-def _search(args: list[str]) -> None:
-    from reasoning_rl.commands import run_search
-
-    run_search(args)
-
-
-def _data(args: list[str]) -> None:
-    from reasoning_rl.commands import run_data
-
-    run_data(args)
-
-
-def _score(args: list[str]) -> None:
-    from reasoning_rl.commands import run_score
-
-    run_score(args)
-
-
-def _show(args: list[str]) -> None:
-    from reasoning_rl.commands import run_show
-
-    run_show(args)
-
-
-def _label(args: list[str]) -> None:
-    from reasoning_rl.commands import run_label
-
-    run_label(args)
-
-
-def _report(args: list[str]) -> None:
-    from reasoning_rl.commands import run_report
-
-    run_report(args)
-
-
-def _compare(args: list[str]) -> None:
-    from reasoning_rl.commands import run_compare
-
-    run_compare(args)
-
-
-def _quickstart(args: list[str]) -> None:
-    from reasoning_rl.commands import run_quickstart_command
-
-    run_quickstart_command(args)
-
-
-LISTING = ("eval", "score")
-RESUMABLE = ("sft", "prm", "ppo")
-
 VERBS: dict[str, Verb] = {
     "quickstart": Verb(
         "start here",
         "the whole road on the built-in world: SFT, step labels, PRM, PPO-max, evaluation",
-        _quickstart_settings,
-        _quickstart,
+        "reasoning_rl.config:QuickstartConfig",
+        "reasoning_rl.commands:run_quickstart_command",
         "stepwell quickstart --seed 1",
+        ("fresh",),
     ),
     "label": Verb(
         "train",
         "label the steps of solutions by rollouts: Monte Carlo, binary search, OmegaPRM",
-        _label_settings,
-        _label,
+        "prm.labelling.settings:LabelConfig",
+        "reasoning_rl.commands:run_label",
         "stepwell label gsm8k --model runs/sft/model --k 8 --output-dir runs/label",
     ),
     "sft": Verb(
         "train",
         "fine-tune a causal language model on prompt-response pairs",
-        _sft_settings,
-        _sft,
+        "reasoning_rl.sft:SFTConfig",
+        "reasoning_rl.commands:run_sft",
         "stepwell sft --model Qwen/Qwen2.5-0.5B --data pairs.jsonl --output-dir runs/sft",
+        ("resume",),
     ),
     "prm": Verb(
         "train",
         "train a process reward model on step labels",
-        _prm_settings,
-        _prm,
+        "prm.train:PRMConfig",
+        "reasoning_rl.commands:run_prm",
         "stepwell prm --model Qwen/Qwen2.5-Math-1.5B --data steps.jsonl --output-dir runs/prm",
+        ("resume",),
     ),
     "ppo": Verb(
         "train",
         "PPO-max with the PRM's scores as per-step rewards",
-        _ppo_settings,
-        _ppo,
+        "reasoning_rl.config:PPOConfig",
+        "reasoning_rl.commands:run_ppo_command",
         "stepwell ppo --config configs/quickstart.yaml --kl.coef 0.05",
+        ("resume",),
     ),
     "eval": Verb(
         "evaluate",
         "a benchmark: accuracy of a model or of samples, or what step scores find",
-        _eval_settings,
-        _eval,
+        "reasoning_rl.config:EvalConfig",
+        "reasoning_rl.commands:run_eval",
         "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
-        more=("options of the step benchmarks (stepwell eval processbench --prm PATH)", _prm_eval_settings),
+        ("list",),
+        more=(
+            "options of the step benchmarks (stepwell eval processbench --prm PATH)",
+            "reasoning_rl.config:PRMEvalConfig",
+        ),
     ),
     "search": Verb(
         "evaluate",
         "best of N, votes, beam search or DVTS: a reward model's scores choose and steer",
-        _search_settings,
-        _search,
+        "reasoning_rl.search_config:SearchConfig",
+        "reasoning_rl.commands:run_search",
         "stepwell search gsm8k --model runs/sft/model --prm runs/prm/model --method beam --n 16",
     ),
     "compare": Verb(
         "evaluate",
         "two evaluations problem by problem: difference, interval, what flipped",
-        _compare_settings,
-        _compare,
+        "reasoning_rl.config:CompareConfig",
+        "reasoning_rl.commands:run_compare",
         "stepwell compare outputs/base/gsm8k outputs/tuned/gsm8k",
     ),
     "data": Verb(
         "look",
         "inspect FILE: the step labels it holds, the benchmarks that share its problems",
-        _inspect_settings,
-        _data,
+        "reasoning_rl.config:InspectConfig",
+        "reasoning_rl.commands:run_data",
         "stepwell data inspect steps.jsonl --against processbench/ math500.jsonl",
     ),
     "score": Verb(
         "evaluate",
         "score every step of solutions with any published process reward model",
-        _score_settings,
-        _score,
+        "reasoning_rl.scoring:ScoreConfig",
+        "reasoning_rl.commands:run_score",
         "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
+        ("list",),
     ),
     "report": Verb(
         "look",
         "one page about runs: curves, intervals, levels, side by side, worst samples",
-        _report_settings,
-        _report,
+        "reasoning_rl.report_config:ReportConfig",
+        "reasoning_rl.commands:run_report",
         "stepwell report outputs/seed0 outputs/seed1 --output-dir outputs/report",
     ),
     "show": Verb(
         "evaluate",
         "step map of scored solutions, in the terminal or as a page",
-        _show_settings,
-        _show,
+        "reasoning_rl.step_map:ShowConfig",
+        "reasoning_rl.commands:run_show",
         "stepwell show scored.jsonl --html map.html",
     ),
 }

@@ -9,7 +9,7 @@ from cli_cases import ENVIRONMENT
 from eval.benchmarks import BENCHMARKS
 from eval.prm_benchmarks import PRM_BENCHMARKS
 from reasoning_rl import cli
-from reasoning_rl.cli import RESUMABLE, VERBS, main, overview, verb_help
+from reasoning_rl.cli import VERBS, load, main, overview, verb_help
 from reasoning_rl.options import field_names
 
 
@@ -28,13 +28,13 @@ def test_help_lists_every_option_of_a_command_and_an_example_that_parses(name, c
     main([name, "--config", "absent.yaml", "--help"])  # help wins over everything else
     text = capsys.readouterr().out
     assert text == verb_help(name)
-    for field in field_names(VERBS[name].settings()):
+    for field in field_names(load(VERBS[name].settings)):
         assert f"  --{field.replace('_', '-')} (" in text
-    assert ("--resume" in text) == (name in RESUMABLE)
+    assert ("--resume" in text) == ("resume" in VERBS[name].flags)
     assert max(map(len, text.splitlines())) <= 110
     example = next(line for line in text.splitlines() if line.startswith("example:"))
     words = example.split()[3:]
-    known = {"--config", *(f"--{f.replace('_', '-')}" for f in field_names(VERBS[name].settings()))}
+    known = {"--config", *(f"--{f.replace('_', '-')}" for f in field_names(load(VERBS[name].settings)))}
     assert {word for word in words if word.startswith("--")} <= known
 
 

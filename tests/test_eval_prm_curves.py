@@ -18,7 +18,7 @@ from eval.prm_benchmarks.curves import (
     solution_pools,
     threshold_sweep,
 )
-from eval.prm_benchmarks.items import attach_scores, read_scores, write_scores
+from eval.prm_benchmarks.items import attach_scores, read_scores
 
 
 def test_reliability_bins_by_hand_sum_to_the_calibration_error() -> None:
@@ -131,9 +131,6 @@ def test_scores_are_matched_by_id_or_by_order(tmp_path) -> None:
     assert attach_scores(items_for("x", "y"), read_scores(numbered)) == scored  # numbers are no names
     twice = write(tmp_path / "d.jsonl", '{"id": "x", "scores": [1, 1]}\n{"id": "x", "scores": [0, 0]}\n')
     assert attach_scores(items_for("x"), read_scores(twice))[0].scores == (1, 1)
-    write_scores(tmp_path / "c.jsonl", scored)
-    again = attach_scores(items_for("y", "x"), read_scores(tmp_path / "c.jsonl"))
-    assert [one.scores for one in again] == [(1.0, 0.25), (0.5, 0.0)]
 
 
 def test_three_classes_give_validity_and_neutral_and_lines_fold_to_steps(tmp_path) -> None:

@@ -6,7 +6,7 @@
 docs/prm_benchmarks.md defines every number and says where it comes from.
 """
 
-from eval.prm_benchmarks.items import Item, attach_scores, load_items, read_scores, write_scores
+from eval.prm_benchmarks.items import Item, attach_scores, load_items, read_scores
 from eval.prm_benchmarks.registry import PRM_BENCHMARKS, measure
 
 __all__ = [
@@ -16,5 +16,4 @@ __all__ = [
     "load_items",
     "measure",
     "read_scores",
-    "write_scores",
 ]

@@ -5,14 +5,13 @@ benchmark's order, the solution's `id`. An entry is a number (P(step right), or 
 triple [P(wrong), P(neutral), P(useful)] as ReasonEval writes, or null for a step that was not scored.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_jsonl, write_atomically
+from data.files import read_jsonl
 from data.schema import StepSolution
 from data.sources import SUFFIXES, read_rows, show
 from data.step_readers import detect_format, read_steps
@@ -137,12 +136,6 @@ def attach_scores(items: Sequence[Item], rows: Sequence[ScoreRow]) -> list[Item]
             f"first '{missing[0]}'; score them all or name a smaller file with --data"
         )
     return [_scored(item, by_id[item.solution.id]) for item in items]
-
-
-def write_scores(path: str | Path, items: Sequence[Item]) -> None:
-    """Write the scores of items as a score file that `read_scores` gives back."""
-    lines = [json.dumps({"id": item.solution.id, "scores": item.scores}) + "\n" for item in items]
-    write_atomically(path, "".join(lines))
 
 
 def with_scores(items: Sequence[Item], scores: Sequence[Sequence[float | None]]) -> list[Item]:
