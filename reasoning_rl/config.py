@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
 from reasoning_rl.presets import PRESETS, merge
+from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -44,10 +45,10 @@ class RolloutConfig(Settings):
 
 
 class RewardConfig(Settings):
-    form: Literal["none", "sum", "clip", "delta", "clip_delta", "min"] = "delta"
+    form: Literal["none", "sum", "clip", "delta", "clip_delta", "min", "progress"] = "delta"
     """How step scores become step rewards. Raw `sum` invites reward hacking (arXiv 2410.15115)."""
     step_weight: NonNegative = 1.0
-    """alpha: weight of the step rewards."""
+    """alpha: weight of the step rewards; for progress 0.2 to 0.6 in arXiv 2410.08146."""
     outcome_weight: NonNegative = 1.0
     """Weight of the verified outcome (1 correct, 0 wrong), paid on the last token."""
     clip_threshold: Fraction = 0.7
@@ -59,6 +60,8 @@ class RewardConfig(Settings):
     (scale), and also subtract the mean, on the last token (standardise)."""
     clip: Positive | None = 10.0
     """Bound on a token's reward after normalisation, in deviations."""
+    prover: ProverConfig = ProverConfig()
+    implicit: ImplicitConfig = ImplicitConfig()
 
 
 class KLConfig(Settings):
@@ -86,6 +89,11 @@ class CriticConfig(Settings):
 
 
 class UpdateConfig(Settings):
+    estimator: Literal["gae", "vine", "token_baseline"] = "gae"
+    """gae: advantages from the critic. Without one: vine, Monte-Carlo values of step prefixes (VinePPO, arXiv
+    2410.01679); token_baseline, a problem's other samples per token (PURE, arXiv 2504.15275)."""
+    vine_samples: Count = 9
+    """Completions from each step (vine): 9 in the paper, where 1 and 3 help already."""
     epochs: Count = 1
     """Passes over each rollout batch."""
     minibatch_size: Count = 32
@@ -168,6 +176,11 @@ class PPOConfig(Settings):
     kl: KLConfig = KLConfig()
     critic: CriticConfig = CriticConfig()
     update: UpdateConfig = UpdateConfig()
+    hack: HackConfig = HackConfig()
+
+    @property
+    def pays_steps(self) -> bool:
+        return self.reward.form != "none" and self.reward.step_weight > 0
 
     @property
     def rollouts_per_iteration(self) -> int:
@@ -182,8 +195,13 @@ class PPOConfig(Settings):
                 f"rollout batch {batch} (problems_per_iteration x samples_per_problem) is not divisible by "
                 f"update.minibatch_size {mini}; use {' or '.join(map(str, near))}"
             )
-        if self.reward.form != "none" and self.reward.step_weight > 0 and self.prm is None:
+        prover = self.reward.prover.model
+        if self.pays_steps and self.prm is None and prover is None:
             raise UserError("reward.form needs a reward model: set prm, or reward.form to none")
+        if prover is not None and self.reward.form != "progress":
+            raise UserError(f"reward.prover scores steps for form progress, not {self.reward.form}")
+        if self.update.estimator == "token_baseline" and self.rollout.samples_per_problem < 2:
+            raise UserError("update.estimator token_baseline needs rollout.samples_per_problem of 2 or more")
         if self.kl.target is not None and self.kl.coef == 0:
             raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
         if self.update.ptx_coef > 0 and self.demonstrations is None:
