@@ -153,7 +153,7 @@ class HackGauge:
         trends = {
             trend: slope(self.history[name]) for trend, name in TRENDS.items() if self.history.get(name)
         }
-        return (fresh if self.config.action != "off" else []), trends | states
+        return (fresh, trends | states) if self.config.action != "off" else ([], trends)
 
     def _learn(self, metrics: Mapping[str, float]) -> bool:
         """Take the numbers into baseline and history; return whether the baseline stood already."""

@@ -380,9 +380,9 @@ _PREFACE = f"""# Metrics
 Made from `reasoning_rl/indicators.py` by `stepwell metrics --output docs/metrics.md`; a test compares them.
 `stepwell metrics RUN` draws those of a run, finished or not, in the terminal.
 
-A PPO run writes one line an iteration to `metrics.jsonl`, and seconds and memory, under `time/` and `memory/`,
+A PPO run writes one line an iteration to `metrics.jsonl`; seconds and memory, under `time/` and `memory/`, go
 to `timing.jsonl`. A number that an iteration does not define is absent there: no correlation where every
 answer is right, no critic's numbers without a critic. "x first" is a factor of the run's first value. The
 live view alerts after {PATIENCE} iterations in a row outside the healthy range. Bounds are advice. The
 indicators are those of MOSS (arXiv:2307.04964) and of the papers named in [algorithms.md](algorithms.md);
-where a paper gives no number the bound is this project's own, loose enough for three healthy quickstart runs."""
+where a paper gives no number the bound is this project's own, loose enough for healthy quickstart runs."""

@@ -9,7 +9,6 @@ a second training of the policy's size. B rollouts, T tokens. arXiv:2502.01456.
 """
 
 import math
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +17,7 @@ from torch import Tensor
 from data.protocols import Stateful
 from prm.implicit import ImplicitPRM
 from prm.losses import implicit_cross_entropy
-from reasoning_rl.estimators import rewards_to_go
+from reasoning_rl.group import returns_to_go
 from reasoning_rl.models import disable_dropout
 from reasoning_rl.process_config import ImplicitConfig
 from reasoning_rl.types import Rollout, Scores, micro_batches
@@ -65,7 +64,7 @@ class OnlineImplicitPRM:
                 ratios = self._ratios(rollout, rows, width)
                 rewards[rows, :width] = self.config.beta * ratios.float().cpu()
         if self.config.normalise == "max_return":
-            largest = rewards_to_go(rewards, rollout.action_mask).abs().max()
+            largest = returns_to_go(rewards, rollout.action_mask).abs().max()
             largest = self.accelerator.gather(largest.to(self.accelerator.device)).max().cpu()
             rewards = rewards / largest.clamp(min=1e-8)  # an untrained model is its reference: all 0
         return rewards
@@ -132,10 +131,3 @@ class OnlineImplicitPRM:
 
     def _sum(self, tensor: Tensor) -> Tensor:
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").cpu()
-
-
-def from_policy(policy: Any, beta: float) -> ImplicitPRM:
-    """Return the implicit PRM that the paper starts from: the policy itself, twice."""
-    from prm.implicit import new_implicit
-
-    return new_implicit(policy, beta=beta)

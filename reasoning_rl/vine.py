@@ -1,4 +1,4 @@
-"""Advantages without a critic: Monte-Carlo values of step prefixes, and a baseline from the other samples.
+"""Advantages from Monte-Carlo values of step prefixes, in place of a critic (VinePPO).
 
 B rollouts, S steps, T tokens. As in `functional.gae`, index t speaks of token t, and what stands off a mask
 is never read and comes out as 0.
@@ -6,6 +6,12 @@ is never read and comes out as 0.
 
 import torch
 from torch import Tensor
+
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.group import returns_to_go
+from reasoning_rl.prefix_values import PrefixValues
+from reasoning_rl.shaping import place_on_last_action
+from reasoning_rl.types import Rollout, Scores
 
 
 def vine_advantages(
@@ -40,34 +46,32 @@ def vine_advantages(
     ends.scatter_add_(1, torch.where(step_mask, step_ends, 0), step_mask.long())
     passed = ends.cumsum(1) - ends  # (B, T): steps that ended before the token
     of_step = gains.gather(1, passed.minimum(last))
-    return torch.where(action_mask, of_step + rewards_to_go(other_rewards, action_mask, gamma=gamma), 0.0)
+    return torch.where(action_mask, of_step + returns_to_go(other_rewards, action_mask, gamma=gamma), 0.0)
 
 
-def token_baseline_advantages(
-    rewards: Tensor, action_mask: Tensor, groups: Tensor, *, gamma: float = 1.0
-) -> Tensor:
-    """Return advantages (B, T): the return from a token on, each token's reward less what the others earn.
+def vine_of(
+    rollout: Rollout,
+    scores: Scores,
+    rewards: Tensor,
+    outcome_rewards: Tensor,
+    values: PrefixValues,
+    config: PPOConfig,
+) -> tuple[Tensor, dict[str, float]]:
+    """Return (advantages (B, T), metrics) of a rollout; `values` completes its prefixes with the policy.
 
-        A_t = sum_{j >= t} gamma^(j - t) (r_j - b),   b = others' rewards / others' tokens
-
-    The others are the rows with the same entry in `groups` (B,); a row alone has b = 0. PURE,
-    arXiv:2504.15275, for its min form: a baseline per *step* would pay for writing fewer, longer steps, one
-    per token cannot. Differs from the equation, whose divisor is the longest response's length: as in its
-    authors' code the others' own tokens are counted, which makes a row of average rewards come out at 0.
+    rewards (B, T): all of them, the KL penalty included; outcome_rewards (B,): the outcome's, unweighted.
     """
-    counted = torch.where(action_mask, rewards, 0.0)
-    same = groups[:, None] == groups[None]
-    others = (same & ~torch.eye(len(groups), dtype=torch.bool, device=groups.device)).to(counted.dtype)
-    totals, tokens = others @ counted.sum(1), others @ action_mask.sum(1).to(counted.dtype)
-    baseline = totals / tokens.clamp(min=1)
-    return rewards_to_go(counted - baseline[:, None], action_mask, gamma=gamma)
-
-
-def rewards_to_go(rewards: Tensor, action_mask: Tensor, *, gamma: float = 1.0) -> Tensor:
-    """Return (B, T): sum of gamma^(j - t) r_j over the actions j from t on."""
-    running = rewards.new_zeros(len(rewards))
-    columns = []
-    for reward, counts in zip(rewards.flip(1).unbind(1), action_mask.flip(1).unbind(1), strict=True):
-        running = torch.where(counts, reward + gamma * running, running)
-        columns.append(running)
-    return torch.where(action_mask, torch.stack(columns[::-1], dim=1), 0.0)
+    weight, mask = config.reward.outcome_weight, rollout.action_mask
+    after_steps, at_start, tokens = values.estimate(rollout, scores.outcomes)
+    final = weight * outcome_rewards
+    advantages = vine_advantages(
+        final,
+        rewards - place_on_last_action(final, mask),
+        weight * at_start,
+        weight * after_steps,
+        rollout.step_ends,
+        rollout.step_mask,
+        mask,
+        gamma=config.update.gamma,
+    )
+    return advantages, {"rollout/value_tokens": float(tokens), "vine/start_value": at_start.mean().item()}
