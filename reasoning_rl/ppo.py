@@ -57,8 +57,9 @@ def run_ppo(
 
     validate: called with a generator over the current policy; it must not use the training's random stream.
     demonstrations: what the ptx loss draws from. signals: scores besides the reward model's.
-    resume: continue from the newest checkpoint. An alarm of the hack gauge ends the run where
-    `hack.action` says so, with a checkpoint. Raises UserError after five updates in a row without a finite loss or gradient.
+    resume: continue from the newest checkpoint. An alarm of the hack gauge ends the run, with a checkpoint,
+    where `hack.action` says so. Raises UserError after five updates in a row without a finite loss or
+    gradient.
     """
     accelerator, run_dir = learner.accelerator, Path(config.output_dir)
     world, rank = accelerator.num_processes, accelerator.process_index
