@@ -21,8 +21,10 @@ from reasoning_rl.functional import (
 )
 from reasoning_rl.group import grpo_outcome, grpo_process, reinforce_pp, rloo
 from reasoning_rl.learner import Learner
+from reasoning_rl.prefix_values import PrefixValues
 from reasoning_rl.shaping import place_on_tokens
 from reasoning_rl.types import Experience, Rollout, Scores, micro_batches
+from reasoning_rl.vine import vine_of
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,13 @@ def make_experience(
 
 
 def make_group_experience(
-    learner: Learner, rollout: Rollout, scores: Scores, rewards: Tensor
+    learner: Learner, rollout: Rollout, scores: Scores, rewards: Tensor, values: PrefixValues
 ) -> tuple[Experience, dict[str, float]]:
     """Return what `make_experience` does, with the advantages of an algorithm without a critic.
 
     rewards (B, T) as there. GRPO takes step and outcome rewards apart, as it normalises each by itself, and
-    applies the weights to the advantages: before a normalisation they would have no effect.
+    applies the weights to the advantages: before a normalisation they would have no effect. values: what
+    vine completes prefixes with.
     """
     config, mask = learner.config, rollout.action_mask
     said = forward_rollout(learner, rollout)
@@ -91,6 +94,12 @@ def make_group_experience(
         advantages = _grpo(config, rollout, scores)
     elif config.algorithm == "rloo":
         advantages = rloo(rewards, mask, baseline=config.group.baseline, gamma=config.update.gamma, **group)
+    elif config.algorithm == "vine":
+        _, outcomes = step_and_outcome_rewards(
+            rollout, scores, config.reward, max_new_tokens=config.rollout.max_new_tokens
+        )
+        advantages, spent = vine_of(rollout, scores, rewards, outcomes, values, config)
+        metrics |= spent
     else:
         assert config.algorithm == "reinforce_pp", config.algorithm
         advantages = reinforce_pp(

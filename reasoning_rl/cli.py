@@ -210,6 +210,13 @@ VERBS: dict[str, Verb] = {
         "reasoning_rl.commands:run_report",
         "stepwell report outputs/seed0 outputs/seed1 --output-dir outputs/report",
     ),
+    "metrics": Verb(
+        "look",
+        "RUN: its indicators with their courses and alerts; without: what every metric means",
+        "reasoning_rl.commands_metrics:MetricsConfig",
+        "reasoning_rl.commands_metrics:run_metrics",
+        "stepwell metrics runs/ppo",
+    ),
     "show": Verb(
         "evaluate",
         "step map of scored solutions, in the terminal or as a page",

@@ -343,7 +343,7 @@ def _with_live_log(
     if not accelerator.is_main_process:
         return train(QuietLog())
     is_recorded = False
-    with Live(title, total, shown=shown) as live:
+    with Live(title, total, shown=shown, board=title == "ppo") as live:
 
         def watch(iteration: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_recorded

@@ -24,6 +24,7 @@ from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Loaded
 from prm.model import load_backbone, load_tokenizer
 from prm.scorer import LocalScorer
+from reasoning_rl.compose_signals import make_signals
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import EvalConfig
 from reasoning_rl.learner import Learner
@@ -81,6 +82,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         log=log,
         validate=_validation(config, held_out, make_grader(name), tokenizer),
         demonstrations=_demonstrations(config, tokenizer, accelerator),
+        signals=make_signals(config, policy, tokenizer, make_grader(name), accelerator),
         resume=resume,
     )
     folder = Path(config.output_dir) / "model"

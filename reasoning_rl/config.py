@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
+from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -47,10 +48,10 @@ class RolloutConfig(Settings):
 
 
 class RewardConfig(Settings):
-    form: Literal["none", "sum", "clip", "delta", "clip_delta", "min"] = "delta"
+    form: Literal["none", "sum", "clip", "delta", "clip_delta", "min", "progress"] = "delta"
     """How step scores become step rewards. Raw `sum` invites reward hacking (arXiv 2410.15115)."""
     step_weight: NonNegative = 1.0
-    """alpha: weight of the step rewards."""
+    """alpha: weight of the step rewards; for progress 0.2 to 0.6 in arXiv 2410.08146."""
     outcome_weight: NonNegative = 1.0
     """Weight of the verified outcome (1 correct, 0 wrong), paid on the last token."""
     clip_threshold: Fraction = 0.7
@@ -65,6 +66,8 @@ class RewardConfig(Settings):
     overlong_buffer: Whole = 0
     """Last tokens before max_new_tokens over which an answer's outcome falls by up to 1; 0 is off
     (arXiv 2503.14476: 4096 of 20480)."""
+    prover: ProverConfig = ProverConfig()
+    implicit: ImplicitConfig = ImplicitConfig()
 
 
 class KLConfig(Settings):
@@ -106,6 +109,8 @@ class GroupConfig(Settings):
     rewards that grow with the number of steps (arXiv 2504.15275)."""
     divide_by_std: bool = True
     """Of grpo: divide by the group's deviation; false is Dr. GRPO (arXiv 2503.20783)."""
+    vine_samples: Count = 9
+    """Of vine: completions from each step; 9 in arXiv 2410.01679, where 1 and 3 help already."""
 
 
 class UpdateConfig(Settings):
@@ -170,9 +175,10 @@ class PPOConfig(Settings):
     preset: Preset = "ppo_max"
     """What the unset fields default to: MOSS's PPO-max, Xu et al.'s recipe, neither's additions (vanilla),
     or a critic-free algorithm's own. Unset, it follows `algorithm`."""
-    algorithm: Literal["ppo", "grpo", "rloo", "reinforce_pp"] = "ppo"
-    """Where advantages come from: a critic (ppo), the other answers to the problem (grpo, rloo), or the
-    batch's returns (reinforce_pp). Without a critic, `critic` and the lambdas are not used."""
+    algorithm: Literal["ppo", "grpo", "rloo", "reinforce_pp", "vine"] = "ppo"
+    """Where advantages come from: a critic (ppo), the other answers to the problem (grpo, rloo), the batch's
+    returns (reinforce_pp), or fresh completions of every step's prefix (vine, arXiv 2410.01679). Without a
+    critic, `critic` and the lambdas are not used."""
     policy: str
     """Folder or hub id of the policy, normally after SFT."""
     prm: str | None = None
@@ -212,6 +218,11 @@ class PPOConfig(Settings):
     critic: CriticConfig = CriticConfig()
     group: GroupConfig = GroupConfig()
     update: UpdateConfig = UpdateConfig()
+    hack: HackConfig = HackConfig()
+
+    @property
+    def pays_steps(self) -> bool:
+        return self.reward.form != "none" and self.reward.step_weight > 0
 
     @property
     def rollouts_per_iteration(self) -> int:
@@ -226,8 +237,13 @@ class PPOConfig(Settings):
                 f"rollout batch {batch} (problems_per_iteration x samples_per_problem) is not divisible by "
                 f"update.minibatch_size {mini}; use {' or '.join(map(str, near))}"
             )
-        if self.reward.form != "none" and self.reward.step_weight > 0 and self.prm is None:
+        prover = self.reward.prover.model
+        if self.pays_steps and self.prm is None and prover is None:
             raise UserError("reward.form needs a reward model: set prm, or reward.form to none")
+        if prover is not None and self.reward.form != "progress":
+            raise UserError(f"reward.prover scores steps for form progress, not {self.reward.form}")
+        if self.reward.implicit.weight > 0 and self.algorithm == "grpo":
+            raise UserError("reward.implicit pays tokens, algorithm grpo whole answers: take rloo or ppo")
         if self.reward.overlong_buffer > 0 and self.reward.outcome_weight == 0:
             raise UserError("reward.overlong_buffer lowers the outcome: set reward.outcome_weight above 0")
         if self.reward.overlong_buffer > self.rollout.max_new_tokens:
@@ -242,6 +258,8 @@ class PPOConfig(Settings):
         self._check_critic()
         if self.kl.target is not None and self.kl.coef == 0:
             raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
+        if self.hack.action == "raise_kl" and self.kl.coef == 0:
+            raise UserError("hack.action raise_kl multiplies kl.coef, which is 0; set kl.coef above 0")
         if self.update.ptx_coef > 0 and self.demonstrations is None:
             raise UserError("update.ptx_coef needs demonstrations: set demonstrations, or ptx_coef to 0")
         return self
@@ -252,7 +270,8 @@ class PPOConfig(Settings):
             if self.critic.init == "reward_model" and self.critic.reward_model is None:
                 raise UserError("critic.init: reward_model needs critic.reward_model, its folder or hub id")
             return
-        needs_siblings = self.algorithm == "grpo" or self.group.baseline != "none"
+        baseline = "none" if self.algorithm == "vine" else self.group.baseline
+        needs_siblings = self.algorithm == "grpo" or baseline != "none"
         if needs_siblings and self.rollout.samples_per_problem == 1:
             alone = "" if self.algorithm == "grpo" else ", or group.baseline to none"
             raise UserError(
@@ -261,7 +280,7 @@ class PPOConfig(Settings):
             )
         if self.reward.normalise != "off" and self.algorithm != "rloo":
             raise UserError(
-                f"algorithm {self.algorithm} normalises by itself: set reward.normalise to off "
+                f"algorithm {self.algorithm} takes rewards as they are: set reward.normalise to off "
                 f"(--preset {self.algorithm} does)"
             )
         if self.algorithm == "grpo" and self.kl.coef > 0 and self.kl.place == "reward":

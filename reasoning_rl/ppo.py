@@ -6,7 +6,9 @@ B rollouts, T tokens. What is built elsewhere (models, scorer, grader, log) is h
 """
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +21,17 @@ from data.prompts import get_template
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from prm.checkpoint import load_latest, refuse_used_folder, rng_state, save_checkpoint
+from prm.labelling.completer import Completer
 from reasoning_rl.advantages import make_experience, make_group_experience
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.dynamic import sample_rollout
 from reasoning_rl.experience import collect, grade, rollout_metrics, score_rollout, task_rewards
+from reasoning_rl.hack_gauge import HackGauge, over_processes
 from reasoning_rl.learner import Learner
+from reasoning_rl.prefix_values import PrefixValues
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampler import ProblemSampler
+from reasoning_rl.signals import Signals
 from reasoning_rl.update import ppo_update
 
 if TYPE_CHECKING:
@@ -44,13 +50,16 @@ def run_ppo(
     log: MetricLog,
     validate: Callable[[HFGenerator], Mapping[str, float]] | None = None,
     demonstrations: "Demonstrations | None" = None,
+    signals: Signals | None = None,
     resume: bool = False,
 ) -> None:
     """Train `learner` in place for `config.iterations` iterations.
 
     validate: called with a generator over the current policy; it must not use the training's random stream.
-    demonstrations: what the ptx loss draws from. resume: continue from the newest checkpoint.
-    Raises UserError after five updates in a row without a finite loss or gradient.
+    demonstrations: what the ptx loss draws from. signals: scores besides the reward model's.
+    resume: continue from the newest checkpoint. An alarm of the hack gauge ends the run, with a checkpoint,
+    where `hack.action` says so. Raises UserError after five updates in a row without a finite loss or
+    gradient.
     """
     accelerator, run_dir = learner.accelerator, Path(config.output_dir)
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -70,6 +79,10 @@ def run_ppo(
     parts = {**learner.parts(), "generator": generator, "sampler": sampler}
     if demonstrations is not None:
         parts["demonstrations"] = demonstrations
+    signals, gauge = signals or Signals(), HackGauge(config.hack)
+    parts |= {**signals.parts(), "gauge": gauge}
+    vine = Completer(generator, grader, render, replace(sampling, n=config.group.vine_samples))
+    vine.splitter = config.rollout.splitter
     done = (load_latest(run_dir, parts, rank=rank) or 0) if resume else 0
     log.rewind(done or -1)  # the record of iteration 0 is made anew as well
     if validate and not done and accelerator.is_main_process:
@@ -88,7 +101,7 @@ def run_ppo(
         )
         rollout = sampled.rollout
         clock.lap("generate")
-        scores = score_rollout(scorer, grader, rollout, sampled.graded)
+        scores = signals.add(rollout, score_rollout(scorer, grader, rollout, sampled.graded))
         clock.lap("score")
         pretraining = learner.critic is not None and iteration <= config.critic.pretrain_iterations
         rewards, totals = task_rewards(
@@ -100,7 +113,7 @@ def run_ppo(
             max_new_tokens=config.rollout.max_new_tokens,
         )
         if learner.critic is None:
-            experience, metrics = make_group_experience(learner, rollout, scores, rewards)
+            experience, metrics = make_group_experience(learner, rollout, scores, rewards, PrefixValues(vine))
         else:
             experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
         clock.lap("experience")
@@ -111,8 +124,15 @@ def run_ppo(
             learner.update_reference()
             learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
         generator.version = iteration
-        metrics |= rollout_metrics(rollout, scores, totals) | sampled.metrics
-        metrics["kl/coef"] = learner.kl.coef
+        metrics |= signals.learn(rollout, scores)
+        metrics |= rollout_metrics(rollout, scores, totals, config.reward, ngram=config.hack.ngram)
+        metrics |= sampled.metrics | {"kl/coef": learner.kl.coef}
+        alarms, states = gauge.update(over_processes(metrics, learner.reduce))
+        metrics |= states
+        for alarm in alarms if accelerator.is_main_process else ():
+            warnings.warn(f"hack gauge, iteration {iteration}: {alarm.message}", stacklevel=1)
+        if alarms and config.hack.action == "raise_kl":
+            learner.kl.raise_by(config.hack.kl_factor, most=config.hack.max_kl_coef)
         if validate and _due(iteration, config.validate_every, config.iterations):
             if accelerator.is_main_process:
                 metrics |= validate(generator)
@@ -120,8 +140,11 @@ def run_ppo(
             clock.lap("validate")
         if accelerator.is_main_process:
             log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
-        if _due(iteration, config.save_every, config.iterations):
+        is_stopped = bool(alarms) and config.hack.action == "stop"
+        if is_stopped or _due(iteration, config.save_every, config.iterations):
             _save(run_dir, iteration, parts, config, accelerator)
+        if is_stopped:
+            return
 
 
 def _sampling(config: PPOConfig) -> Sampling:
