@@ -154,6 +154,14 @@ VERBS: dict[str, Verb] = {
         "stepwell prm --model Qwen/Qwen2.5-Math-1.5B --data steps.jsonl --output-dir runs/prm",
         ("resume",),
     ),
+    "dpo": Verb(
+        "train",
+        "direct preference optimisation: a policy learns from pairs of responses",
+        "reasoning_rl.dpo:DPOConfig",
+        "reasoning_rl.commands_preference:run_dpo",
+        "stepwell dpo --model runs/sft/model --data pairs.jsonl --output-dir runs/dpo",
+        ("resume",),
+    ),
     "ppo": Verb(
         "train",
         "PPO-max with the PRM's scores as per-step rewards",
