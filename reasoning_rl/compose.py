@@ -24,9 +24,11 @@ from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Loaded
 from prm.model import load_backbone, load_tokenizer
 from prm.scorer import LocalScorer
-from reasoning_rl.config import EvalConfig, PPOConfig
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.eval_config import EvalConfig
+from reasoning_rl.learner import Learner
 from reasoning_rl.models import critic_from_policy, critic_from_prm
-from reasoning_rl.ppo import Learner, run_ppo
+from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sft import encode_pairs

@@ -17,7 +17,7 @@ from reasoning_rl.functional import policy_loss, value_loss
 from reasoning_rl.types import Experience, micro_batches
 
 if TYPE_CHECKING:
-    from reasoning_rl.ppo import Learner
+    from reasoning_rl.learner import Learner
     from reasoning_rl.ptx import Demonstrations
 
 MAX_SKIPPED_IN_A_ROW = 5

@@ -12,12 +12,15 @@ from transformers import GraniteConfig, GraniteForCausalLM
 
 from data.errors import UserError
 from data.schema import Sampling, Verdict
+from reasoning_rl.advantages import make_experience
 from reasoning_rl.config import PPOConfig, RewardConfig
 from reasoning_rl.experience import collect, score_rollout, task_rewards
+from reasoning_rl.learner import Learner
 from reasoning_rl.models import Actor, Critic, critic_from_policy
-from reasoning_rl.ppo import Learner, ProblemSampler, make_experience, run_ppo
+from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.sampler import ProblemSampler
 from reasoning_rl.sft import encode_pairs
 from reasoning_rl.telemetry import RunLog, read_metrics
 from reasoning_rl.types import micro_batches
