@@ -10,9 +10,9 @@
         return x
 
 A problem's text ends with the `def` line; the response is the body. Two calls are shown with their values,
-more are kept for judging: meta has them in the form "calls" of data.code_readers, so the sandbox judges these
-programs as any benchmark's. In difficulty "unsaid" one sentence names no operation ("Use 3."): only the shown
-calls tell which.
+more are kept for judging. meta has them all in the form "calls" of data.code_readers, and the shown ones
+under "public", so the sandbox judges these programs as any benchmark's. In difficulty "unsaid" one sentence
+names no operation ("Use 3."): only the shown calls tell which.
 
 Demonstrations can carry bad habits on purpose (`ProgramHabits`): operands in the order in which they are
 said, "at least" as min, "or more" as `>`. The imitated policy then knows the right line but prefers a wrong
@@ -236,7 +236,7 @@ def _problem(rng: Random, name: str, lines: list[Line], values: list[Vector], nu
     mistaken: list[Vector] = []
     for k, line in enumerate(lines):
         # The calls alone tell of an unsaid line, so they must speak against all others.
-        others = line.alternatives() if k in unsaid else [*_habitual(line), rng.choice(line.alternatives())]
+        others = line.alternatives() if k in unsaid else _likely(line, rng)
         for other in others:
             x = other.run(values[k - 1] if k else None)
             for later in lines[k + 1 :]:
@@ -257,7 +257,7 @@ def _problem(rng: Random, name: str, lines: list[Line], values: list[Vector], nu
         "entry_point": "f",
         "prefix": HEADER + "\n",
         **tests,
-        "num_public": NUM_SHOWN,
+        "public": {key: values[:NUM_SHOWN] for key, values in tests.items()},
         "lines": tuple(lines),
         "values": tuple(values),
     }
@@ -286,6 +286,12 @@ def _telling(
         order.remove(best)
         left = [x for x in left if x[best] == right[best]]
     return chosen + order[: count - len(chosen)]
+
+
+def _likely(line: Line, rng: Random) -> list[Line]:
+    """The habits' mistakes in a line, another operation, another number."""
+    found = [*_habitual(line), rng.choice(line.alternatives())]
+    return found + ([replace(line, operand=line.operand + 1)] if isinstance(line.operand, int) else [])
 
 
 def _habitual(line: Line) -> list[Line]:

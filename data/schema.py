@@ -112,3 +112,5 @@ class Verdict:
     status: Literal["correct", "wrong", "unjudged"]
     reason: str = ""
     seconds: float = 0.0
+    credit: float | None = None
+    """What a reward may pay for the response, 1 being a correct one's; None: 1 when correct, else 0."""

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 Splitter = Literal["newline", "blank_line", "step_marker", "code_line", "code_block"]
 """newline: one step a line. blank_line: paragraphs. step_marker: a new step at each line "Step k:", also as a
-heading or in bold (any text before the first marker belongs to the first step). code_line: a line of a program,
-with its indentation. code_block: a statement of a program with all that stands under it; the head of a
-function or class is a step of its own, else what holds it all would be one step."""
+heading or in bold (any text before the first marker belongs to the first step). code_line: a program's line,
+with its indentation. code_block: a program's statement with all that stands under it; the head of a function
+or class is a step of its own, else it all would be one step."""
 
 _SEPARATOR: dict[str, re.Pattern[str]] = {
     "newline": re.compile(r"\n"),

@@ -22,8 +22,8 @@ def word_tokenizer() -> Any:
 
 
 def program_tokenizer() -> Any:
-    """Return the PreTrainedTokenizerFast of the world of programs: a token for each word, number and sign, its
-    leading space included, and one for each depth of indentation. Texts of the world round-trip exactly."""
+    """Return the PreTrainedTokenizerFast of the world of programs: one token for each word, number and sign,
+    its leading space included, and for each depth of indentation. Texts of the world round-trip exactly."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     pieces = [piece for word in programs.vocabulary() for piece in (word, f" {word}")]

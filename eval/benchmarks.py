@@ -152,26 +152,34 @@ def read_benchmark(
 ) -> list[Problem]:
     """Return its problems, the first `limit` of them (all; of the endless built-in worlds 500).
 
-    `difficulty` and `seed` choose the problems of the built-in worlds; the others are fixed, and a difficulty other than
-    "standard" is an error there. Raises UserError for unknown names and unreadable sources.
+    `difficulty` and `seed` choose the problems of the built-in worlds; the others are fixed, and a difficulty
+    other than "standard" is an error there. Raises UserError for unknown names and unreadable sources.
     """
     read = get_benchmark(name).read
     return read(source, split=split, limit=limit, difficulty=difficulty, seed=seed)
 
 
-def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
+def make_grader(
+    name: str, *, timeout_s: float | None = None, partial_credit: Literal["off", "tests", "errors"] = "off"
+) -> Grader:
     """Return the function (problem, response) -> Verdict of a benchmark.
 
     It finds the answer by the benchmark's conventions and compares it with the problem's, or runs the program
     that is the response in the sandbox; without either the verdict is wrong, reason NO_ANSWER. `timeout_s`
     bounds one comparison or the tests of one program; 10 s unless given, so that a busy machine changes no
-    verdict.
+    verdict. A grader of programs judges many at once (data.grading.start_grading); `partial_credit` is what
+    it gives wrong ones (eval.code_grader.PartialCredit); the others have no use for it.
     """
     benchmark = get_benchmark(name)
     if benchmark.judges == "program":
         from eval.code_grader import TIMEOUT_S, make_code_grader
+        from eval.code_pool import CodePool
 
-        return make_code_grader(timeout_s=timeout_s or TIMEOUT_S)
+        return CodePool(
+            lambda sandbox: make_code_grader(
+                sandbox=sandbox, timeout_s=timeout_s or TIMEOUT_S, partial_credit=partial_credit
+            )
+        )
     if name == "arithmetic":
         return grade_arithmetic
 
