@@ -27,7 +27,10 @@ class SkipCounter:
 
 
 class Learner:
-    """The trained state of a run: actor, critic, reference, their optimisers and all running statistics."""
+    """The trained state of a run: actor, critic, reference, their optimisers and all running statistics.
+
+    critic: None for the algorithms without one; nothing of a critic is then held, trained or saved.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Learner:
         *,
         policy: PreTrainedModel,
         reference: PreTrainedModel,
-        critic: PreTrainedModel,
+        critic: PreTrainedModel | None,
     ) -> None:
         self.config = config
         self.accelerator = accelerator
@@ -44,14 +47,19 @@ class Learner:
         device = accelerator.device
         for model in (policy, reference, critic):
             # Dropout would make the first ratio differ from 1 and the values inconsistent.
-            disable_dropout(model)
-        self.policy, self.critic_model = policy.to(device), critic.to(device)
+            if model is not None:
+                disable_dropout(model)
+        self.policy = policy.to(device)
         self.reference = Actor(reference.to(device)).eval().requires_grad_(False)
-        actor_optimizer = _adamw(policy, config.update.learning_rate, config)
-        critic_optimizer = _adamw(critic, config.critic.learning_rate, config)
-        self.actor, self.critic, self.actor_optimizer, self.critic_optimizer = accelerator.prepare(
-            Actor(policy), Critic(critic), actor_optimizer, critic_optimizer
+        self.actor, self.actor_optimizer = accelerator.prepare(
+            Actor(policy), _adamw(policy, config.update.learning_rate, config)
         )
+        self.critic_model, self.critic, self.critic_optimizer = critic, None, None
+        if critic is not None:
+            self.critic_model = critic.to(device)
+            self.critic, self.critic_optimizer = accelerator.prepare(
+                Critic(critic), _adamw(critic, config.critic.learning_rate, config)
+            )
         self.moments = RunningMoments()
         self.value_norm = ValueNormalizer()
         kl = config.kl
@@ -60,21 +68,26 @@ class Learner:
 
     def parts(self) -> dict[str, Any]:
         """Everything with state, for checkpoints. A frozen reference too: its folder may be gone."""
-        return {
+        parts = {
             "policy": self.policy,
-            "critic": self.critic_model,
             "reference": self.reference,
             "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
             "moments": self.moments,
-            "value_norm": self.value_norm,
             "kl": self.kl,
             "skips": self.skips,
         }
+        if self.critic is None:
+            return parts
+        critic = {"critic": self.critic_model, "critic_optimizer": self.critic_optimizer}
+        return parts | critic | {"value_norm": self.value_norm}
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Sum over processes, wherever the tensor lives (collectives of GPUs take only theirs)."""
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").to(tensor.device)
+
+    def largest(self, count: int) -> int:
+        """Maximum over processes."""
+        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
 
     def set_learning_rates(self, iteration: int) -> None:
         """Warm-up over the first iterations, then constant or down to a tenth."""
@@ -86,7 +99,7 @@ class Learner:
             (self.actor_optimizer, update.learning_rate),
             (self.critic_optimizer, self.config.critic.learning_rate),
         ):
-            for group in optimizer.param_groups:
+            for group in optimizer.param_groups if optimizer is not None else ():
                 group["lr"] = rate * factor
 
     @torch.no_grad()

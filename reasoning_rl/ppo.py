@@ -19,9 +19,10 @@ from data.prompts import get_template
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from prm.checkpoint import load_latest, refuse_used_folder, rng_state, save_checkpoint
-from reasoning_rl.advantages import make_experience
+from reasoning_rl.advantages import make_experience, make_group_experience
 from reasoning_rl.config import PPOConfig
-from reasoning_rl.experience import collect, rollout_metrics, score_rollout, task_rewards
+from reasoning_rl.dynamic import sample_rollout
+from reasoning_rl.experience import collect, grade, rollout_metrics, score_rollout, task_rewards
 from reasoning_rl.learner import Learner
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampler import ProblemSampler
@@ -75,16 +76,33 @@ def run_ppo(
         log(0, validate(generator))
     for iteration in range(done + 1, config.iterations + 1):
         clock = _Clock()
-        drawn = sampler.next(config.rollout.problems_per_iteration)[rank::world]
-        rollout = collect(
-            generator, tokenizer, drawn, sampling, render=render, splitter=config.rollout.splitter
+        sampled = sample_rollout(
+            config.rollout,
+            config.rollout.problems_per_iteration // world,
+            draw=lambda count: sampler.next(count * world)[rank::world],
+            collect=lambda problems: collect(
+                generator, tokenizer, problems, sampling, render=render, splitter=config.rollout.splitter
+            ),
+            grade=lambda rollout: grade(grader, rollout),
+            largest=learner.largest,
         )
+        rollout = sampled.rollout
         clock.lap("generate")
-        scores = score_rollout(scorer, grader, rollout)
+        scores = score_rollout(scorer, grader, rollout, sampled.graded)
         clock.lap("score")
-        pretraining = iteration <= config.critic.pretrain_iterations
-        rewards, totals = task_rewards(rollout, scores, config.reward, learner.moments, learner.reduce)
-        experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
+        pretraining = learner.critic is not None and iteration <= config.critic.pretrain_iterations
+        rewards, totals = task_rewards(
+            rollout,
+            scores,
+            config.reward,
+            learner.moments,
+            learner.reduce,
+            max_new_tokens=config.rollout.max_new_tokens,
+        )
+        if learner.critic is None:
+            experience, metrics = make_group_experience(learner, rollout, scores, rewards)
+        else:
+            experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
         clock.lap("experience")
         learner.set_learning_rates(iteration)
         metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
@@ -93,7 +111,7 @@ def run_ppo(
             learner.update_reference()
             learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
         generator.version = iteration
-        metrics |= rollout_metrics(rollout, scores, totals)
+        metrics |= rollout_metrics(rollout, scores, totals) | sampled.metrics
         metrics["kl/coef"] = learner.kl.coef
         if validate and _due(iteration, config.validate_every, config.iterations):
             if accelerator.is_main_process:
