@@ -162,6 +162,22 @@ VERBS: dict[str, Verb] = {
         "stepwell dpo --model runs/sft/model --data pairs.jsonl --output-dir runs/dpo",
         ("resume",),
     ),
+    "dpo-iter": Verb(
+        "train",
+        "iterative DPO: sample, score, pair, prefer; of responses or of single steps",
+        "reasoning_rl.dpo_iter:DPOIterConfig",
+        "reasoning_rl.commands_preference:run_dpo_iter",
+        "stepwell dpo-iter --policy runs/sft/model --problems gsm8k --rounds 4 --output-dir runs/dpo_iter",
+        ("resume",),
+    ),
+    "rft": Verb(
+        "train",
+        "rejection sampling: fine-tune a policy on its own right answers",
+        "reasoning_rl.rft:RFTConfig",
+        "reasoning_rl.commands_preference:run_rft",
+        "stepwell rft --policy runs/sft/model --problems gsm8k --output-dir runs/rft",
+        ("resume",),
+    ),
     "ppo": Verb(
         "train",
         "PPO-max with the PRM's scores as per-step rewards",
