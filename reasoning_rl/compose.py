@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data.errors import UserError
+from data.grading import grade_all
 from data.prompts import describe_template, get_template, render
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
@@ -54,6 +55,8 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             f"{config.problems}: is a file or folder; set problems_format to the benchmark whose form it has"
         )
     source = config.problems if config.problems_format else None
+    if get_benchmark(name).judges == "program":
+        check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     problems, held_out = _problems(config, name, source)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(
@@ -61,6 +64,9 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             f"than rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it or "
             "num_validation, or raise num_problems"
         )
+    grader = make_grader(
+        name, timeout_s=config.reward.test_timeout_s, partial_credit=config.reward.partial_credit
+    )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
@@ -78,9 +84,9 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         problems=problems,
         render=lambda text: render(config.rollout.template, text, tokenizer),
         scorer=scorer,
-        grader=make_grader(name),
+        grader=grader,
         log=log,
-        validate=_validation(config, held_out, make_grader(name), tokenizer),
+        validate=_validation(config, held_out, grader, tokenizer),
         demonstrations=_demonstrations(config, tokenizer, accelerator),
         signals=make_signals(config, policy, tokenizer, make_grader(name), accelerator),
         resume=resume,
@@ -141,7 +147,7 @@ def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Pr
     """Return (training problems, held-out problems). Without a split of its own for validation, the last
     `num_validation` training problems are held out; a benchmark's test split is never touched."""
     options = {"source": source, "difficulty": config.difficulty}
-    if name == "arithmetic":
+    if get_benchmark(name).validation_split:
         train = read_benchmark(name, split="train", limit=config.num_problems, seed=config.seed, **options)
         if not config.num_validation:
             return train, []
@@ -154,7 +160,7 @@ def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Pr
 
 
 def _validation(
-    config: PPOConfig, problems: list[Problem], grade: Grader, tokenizer: Any
+    config: PPOConfig, problems: list[Problem], grader: Grader, tokenizer: Any
 ) -> Callable[[HFGenerator], Mapping[str, float]] | None:
     """Greedy and sampled accuracy on held-out problems, from a random stream of its own."""
     if not config.num_validation:
@@ -172,7 +178,8 @@ def _validation(
                 seed=VALIDATION_SEED,
             )
             drawn = generator.generate(prompts, sampling)
-            verdicts = [grade(p, s[0].text).status for p, s in zip(problems, drawn, strict=True)]
+            graded = grade_all(grader, problems, [samples[0].text for samples in drawn])
+            verdicts = [verdict.status for verdict in graded]
             judged = len(verdicts) - verdicts.count("unjudged")
             accuracies[f"valid/{label}"] = verdicts.count("correct") / max(judged, 1)
         return accuracies
@@ -190,12 +197,12 @@ def _demonstrations(config: PPOConfig, tokenizer: Any, accelerator: Accelerator)
     )
 
 
-def _isolation(config: EvalConfig) -> str:
+def check_isolation(*, allow_unsandboxed: bool) -> str:
     """How far this machine keeps programs in; none at all must be asked for."""
     from eval.sandbox import isolation
 
     found = isolation()
-    if found.level == "unsandboxed" and not config.allow_unsandboxed:
+    if found.level == "unsandboxed" and not allow_unsandboxed:
         raise UserError(
             "this machine offers no isolation for model-written programs "
             f"({'; '.join(found.missing) or 'not Linux'})\nuse a Linux with user namespaces or landlock, or "
@@ -213,7 +220,9 @@ def evaluate_benchmark(
 ) -> EvalResult:
     """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
     benchmark = get_benchmark(name)
-    isolation = _isolation(config) if benchmark.judges == "program" else None
+    isolation = None
+    if benchmark.judges == "program":
+        isolation = check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     problems: list[Problem] = read_benchmark(
         name,
         source=config.source,
@@ -242,7 +251,7 @@ def evaluate_benchmark(
             source=config.source,
             split=config.split,
             difficulty=config.difficulty,
-            limit=max(config.limit or 0, 500) if name == "arithmetic" else None,
+            limit=max(config.limit or 0, 500) if benchmark.validation_split else None,
             seed=config.seed,
         )
         samples = read_samples(config.samples, every)

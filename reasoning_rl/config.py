@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
+from data.steps import Splitter
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
 from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
 
@@ -38,8 +39,9 @@ class RolloutConfig(Settings):
     """0 is off."""
     max_batch: Count = 256
     """Sequences decoded together; lower it when memory runs out."""
-    splitter: Literal["newline", "blank_line", "step_marker"] = "newline"
-    """What ends a reasoning step; must match how the reward model was trained."""
+    splitter: Splitter = "newline"
+    """What ends a reasoning step; must match how the reward model was trained. code_block, code_line: of
+    programs."""
     dynamic_rounds: Whole = 0
     """Dynamic sampling: up to so many extra draws replace the problems whose answers are all right or all
     wrong; 0 is off (arXiv 2503.14476 draws until the batch is full). Needs samples_per_problem above 1."""
@@ -54,6 +56,11 @@ class RewardConfig(Settings):
     """alpha: weight of the step rewards; for progress 0.2 to 0.6 in arXiv 2410.08146."""
     outcome_weight: NonNegative = 1.0
     """Weight of the verified outcome (1 correct, 0 wrong), paid on the last token."""
+    partial_credit: Literal["off", "tests", "errors"] = "off"
+    """Outcome of a wrong program. off: 0; tests: the share of the tests that it passes; errors: -0.3 for a
+    wrong value, -0.6 for an exception or too long a run, -1 for what does not compile (arXiv 2207.01780)."""
+    test_timeout_s: Positive = 10.0
+    """Seconds that a program's tests may take (each case, with standard input and output)."""
     clip_threshold: Fraction = 0.7
     """eta of the clip forms: only a score below it costs."""
     softmin_temperature: Positive = 0.1
@@ -190,7 +197,9 @@ class PPOConfig(Settings):
     problems_format: str | None = None
     """Benchmark whose format a file has; off when `problems` is itself a name."""
     difficulty: str = "standard"
-    """Of the arithmetic world: standard, hard or shuffled."""
+    """Of the built-in worlds: standard, hard; shuffled (arithmetic); unsaid (programs)."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     num_problems: Count = 20_000
     """Problems in the training pool."""
     demonstrations: str | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.grading import start_grading
 from data.protocols import Grader, StepScorer, TextGenerator
 from data.schema import Problem, Sample, Sampling
 from data.steps import Splitter, split_steps, step_end_tokens, token_char_ends
@@ -97,6 +98,7 @@ def score_rollout(
 
     graded: (outcomes, judged) of a rollout that `grade` has seen already.
     """
+    verdicts = None if graded else start_grade(grader, rollout)  # programs run while the steps are scored
     shape = rollout.step_mask.shape
     step_scores = torch.zeros(shape)
     scored = torch.zeros(shape, dtype=torch.bool)
@@ -105,7 +107,7 @@ def score_rollout(
             for k, value in enumerate(values):
                 if value is not None:
                     step_scores[row, k], scored[row, k] = value, True
-    outcomes, judged = graded or grade(grader, rollout)
+    outcomes, judged = verdicts() if verdicts else graded or ()
     return Scores(
         step_scores=step_scores, scored=scored & rollout.step_mask, outcomes=outcomes, judged=judged
     )
@@ -113,14 +115,26 @@ def score_rollout(
 
 def grade(grader: Grader, rollout: Rollout) -> tuple[Tensor, Tensor]:
     """Return (outcomes (B,) f32, judged (B,) bool) of every response; a truncated one is wrong unseen."""
-    outcomes = torch.zeros(len(rollout.responses))
-    judged = torch.ones(len(rollout.responses), dtype=torch.bool)
-    for row, (problem, response) in enumerate(zip(rollout.problems, rollout.responses, strict=True)):
-        if rollout.complete[row]:
-            status = grader(problem, response).status
-            outcomes[row] = float(status == "correct")
-            judged[row] = status != "unjudged"
-    return outcomes, judged
+    return start_grade(grader, rollout)()
+
+
+def start_grade(grader: Grader, rollout: Rollout) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Begin to grade; return the function that returns what `grade` does."""
+    rows = rollout.complete.nonzero().squeeze(1).tolist()
+    verdicts = start_grading(
+        grader, [rollout.problems[row] for row in rows], [rollout.responses[row] for row in rows]
+    )
+
+    def wait() -> tuple[Tensor, Tensor]:
+        outcomes = torch.zeros(len(rollout.responses))
+        judged = torch.ones(len(rollout.responses), dtype=torch.bool)
+        for row, verdict in zip(rows, verdicts(), strict=True):
+            credit = verdict.credit
+            outcomes[row] = float(verdict.status == "correct") if credit is None else credit
+            judged[row] = verdict.status != "unjudged"
+        return outcomes, judged
+
+    return wait
 
 
 def step_and_outcome_rewards(

@@ -62,7 +62,7 @@ class Scores:
 
     step_scores: Tensor  # (B, S) f32 in [0, 1]; 0 where not scored
     scored: Tensor  # (B, S) bool, False where the step did not fit the scorer's context
-    outcomes: Tensor  # (B,) f32, 1 correct, 0 otherwise
+    outcomes: Tensor  # (B,) f32, 1 correct, else 0 or the grader's partial credit
     judged: Tensor  # (B,) bool, False = the grader could not tell
     start_scores: Tensor | None = None  # (B,) a prover's value of the problem; None where steps have a PRM's
     token_rewards: Tensor | None = None  # (B, T) of an implicit PRM, None without one
