@@ -9,7 +9,7 @@ Not a server: nobody else can use the engine, and it ends with this process.
 import contextlib
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from reasoning_rl.rollout.vllm_engine import (
     set_environment,
     start_error,
 )
+from reasoning_rl.rollout.vllm_weights import WeightSync
 
 
 class VLLMGenerator:
@@ -51,11 +52,17 @@ class VLLMGenerator:
         self.calls = 0
         self.version = 0
         self.context = context_of(config, AutoConfig.from_pretrained(model))
+        self.own_process = config.own_process or config.tensor_parallel > 1
         self.llm = start_engine(
-            engine_arguments(config, model, max_model_len=self.context),
-            own_process=config.own_process or config.tensor_parallel > 1,
+            engine_arguments(config, model, max_model_len=self.context), own_process=self.own_process
         )
+        # vLLM is imported by now, with the environment that it was to find.
+        from reasoning_rl.rollout.vllm_transfer import LocalSyncClient
+
         self.context = self.llm.llm_engine.model_config.max_model_len
+        self.sync = WeightSync(
+            LocalSyncClient(self.llm, config.timeout_s), config, in_process=not self.own_process
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed, "calls": self.calls, "version": self.version}
@@ -105,8 +112,18 @@ class VLLMGenerator:
             ]
         return samples
 
+    def push(self, named_tensors: Iterable[tuple[str, Any]], version: int) -> None:
+        """Give the engine new weights; samples name `version` from now on.
+
+        Raises UserError when it does not take them: it keeps the old ones, and their version.
+        """
+        with _trainer_untouched():
+            self.sync.push(named_tensors, version)
+        self.version = version
+
     def close(self) -> None:
         """Stop the engine and free its memory."""
+        self.sync.close()
         self.llm.llm_engine.engine_core.shutdown()
 
 
