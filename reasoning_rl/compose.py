@@ -21,8 +21,8 @@ from eval.run import EvalResult, evaluate, read_samples
 from eval.sample_files import read_sample_scores
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
-from prm.formats.load import Loaded
-from prm.model import load_backbone, load_tokenizer
+from prm.formats.load import Backend, Loaded
+from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
 from reasoning_rl.config import EvalConfig, PPOConfig
 from reasoning_rl.models import critic_from_policy, critic_from_prm
@@ -98,7 +98,7 @@ def _training_scorer(config: PPOConfig, device: Any) -> StepScorer | None:
             f"{config.prm}: format '{spec.name}' gives raw scores, and step rewards need "
             "probabilities in [0, 1]; take a format with another readout (docs/formats.md)"
         )
-    return load_step_scorer(config.prm, spec, device=device).scorer
+    return load_step_scorer(config.prm, spec, device=device, backend=config.prm_backend).scorer
 
 
 def _critic(
@@ -107,14 +107,18 @@ def _critic(
     """The critic reads the policy's tokens, so it can start from the PRM only where the two share them."""
     if config.critic.init == "policy" or scorer is None:
         return critic_from_policy(policy)
-    if not isinstance(scorer, LocalScorer):
+    if isinstance(scorer, LocalScorer):
+        prm, prm_tokenizer = scorer.model, scorer.tokenizer
+    elif config.prm is not None and is_stepwell_prm(config.prm):  # the engine holds the scorer's weights
+        prm, prm_tokenizer = load_prm(config.prm), load_tokenizer(config.prm)
+    else:
         raise UserError("critic.init: prm needs a reward model trained here; set critic.init: policy")
-    if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
+    if prm_tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             "critic.init: prm needs a reward model with the policy's tokenizer, and theirs differ; "
             "set critic.init: policy (the reward model itself may use any tokenizer)"
         )
-    return critic_from_prm(scorer.model)
+    return critic_from_prm(prm)
 
 
 def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Problem], list[Problem]]:
@@ -257,6 +261,7 @@ def load_step_scorer(
     *,
     device: Any = "cpu",
     max_batch_tokens: int | None = None,
+    backend: Backend = "local",
 ) -> Loaded:
     """Load a reward model of any format; one that writes critiques samples them with transformers."""
     return load(
@@ -265,4 +270,5 @@ def load_step_scorer(
         device=device,
         max_batch_tokens=max_batch_tokens,
         make_generator=lambda model, tokenizer: HFGenerator(model, tokenizer),
+        backend=backend,
     )
