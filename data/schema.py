@@ -96,6 +96,7 @@ class Sample:
     text: str
     """Decoded response without special tokens."""
     finish_reason: Literal["stop", "length"]
+    """length: cut. Without a single token: the prompt left no room for one in the model's context."""
     version: int = 0
     """Version of the policy weights that produced it."""
 
