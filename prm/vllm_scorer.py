@@ -110,7 +110,7 @@ class VllmScorer:
         engine, self.engine = self.engine, None
         if engine is not None:
             engine.llm_engine.engine_core.shutdown()
-            # In this process the engine shuts down once more when it is collected: now, not under the next one.
+            # An engine in this process shuts down again when it is collected: now, not under the next one.
             del engine
             gc.collect()
 
@@ -161,6 +161,7 @@ def _start(path: str | Path, *, dtype: str, max_length: int | None, memory: floa
             raise UserError(
                 f"prm_backend vllm needs vLLM, which is not installed ({error}); pip install 'stepwell[vllm]'"
             ) from error
+        engine = None
         try:
             engine = LLM(
                 str(path),
@@ -180,6 +181,11 @@ def _start(path: str | Path, *, dtype: str, max_length: int | None, memory: floa
             _outputs(engine, [[0]])
             return engine
         except (RuntimeError, ValueError, MemoryError) as error:
+            error.__traceback__ = None  # its frames hold the engine
+            if engine is not None:
+                engine.llm_engine.engine_core.shutdown()
+                engine = None
+            gc.collect()
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{path}: vLLM cannot start ({first}); if it is memory, lower max_length (tokens of a "
@@ -200,23 +206,19 @@ def _outputs(engine: Any, token_ids: Sequence[Sequence[int]]) -> list[Tensor]:
 
 @contextmanager
 def _environment(in_process: bool) -> Iterator[None]:
-    """What vLLM reads when an engine starts: the user's values where set; all as before afterwards."""
-    chosen = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0" if in_process else "1"}
-    # A forked child of a process whose torch has run its threads can hang in them.
-    chosen["VLLM_WORKER_MULTIPROCESSING_METHOD"] = "spawn"
+    """What vLLM reads when an engine starts, the user's values where set; all is as before afterwards."""
+    before = dict(os.environ)
     for name, value in (
         ("VLLM_CPU_KVCACHE_SPACE", CPU_CACHE_GIB),
         ("VLLM_LOGGING_LEVEL", "ERROR"),
         ("VLLM_NO_USAGE_STATS", "1"),
     ):
-        chosen[name] = os.environ.get(name, value)
-    before = {name: os.environ.get(name) for name in chosen}
-    os.environ.update(chosen)
+        os.environ.setdefault(name, value)
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
+    # A forked child of a process whose torch has run its threads can hang in them.
+    os.environ["VLLM_WORKER_MULTIPROCESSING_METHOD"] = "spawn"
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.clear()  # vLLM itself sets more, some of which launchers read as theirs
+        os.environ.update(before)

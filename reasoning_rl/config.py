@@ -35,6 +35,11 @@ class RolloutConfig(Settings):
     """Nucleus mass. Below 1 the sampled distribution differs from the one the ratio is taken over."""
     top_k: Whole = 0
     """0 is off."""
+    truncated_is: Literal["off", "token", "sequence"] = "off"
+    """Weigh the policy loss by min(trainer's / engine's probability, is_cap) of each token, or of the whole
+    response: corrects engines that compute otherwise and rollouts that are older than the policy."""
+    is_cap: Annotated[float, Field(ge=1)] = 2.0
+    """Largest weight of truncated_is; a higher one is less biased and noisier."""
     max_batch: Count = 256
     """Sequences decoded together; lower it when memory runs out."""
     splitter: Literal["newline", "blank_line", "step_marker"] = "newline"

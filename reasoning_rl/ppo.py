@@ -30,6 +30,7 @@ from reasoning_rl.functional import explained_variance, gae, kl_estimate, masked
 from reasoning_rl.models import Actor, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.rollout.mismatch import correct_mismatch, mismatch_metrics
 from reasoning_rl.types import Experience, Rollout, micro_batches
 from reasoning_rl.update import ppo_update
 
@@ -281,6 +282,10 @@ def make_experience(
         "critic/value": masked_mean(learner, real_values, mask),
         "critic/return": mean_return,
     }
+    weights, cut = correct_mismatch(
+        old_logprobs, rollout.behaviour_logprobs, mask, learner.config.rollout, reduce=learner.reduce
+    )
+    metrics |= cut
     experience = Experience(
         input_ids=rollout.input_ids,
         lengths=rollout.lengths,
@@ -289,6 +294,7 @@ def make_experience(
         old_values=values,
         advantages=advantages * mask,
         returns=returns,
+        weights=weights,
     )
     return experience, metrics
 
@@ -296,16 +302,15 @@ def make_experience(
 def _policy_monitors(
     learner: Learner, rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
 ) -> dict[str, float]:
-    """Monitors of the policy over all processes; the mismatch is this process's largest."""
+    """Monitors of the policy, and of the sampler's distance from it, over all processes."""
     mask = rollout.action_mask
     sums = torch.stack([kl.sum(), torch.tensor(float(len(rollout.lengths)))]).double()
     kl_sum, num_responses = learner.reduce(sums).tolist()
-    mismatch = ((old_logprobs - rollout.behaviour_logprobs).abs() * mask).max()
     return {
         "policy/kl_per_response": kl_sum / num_responses,
         "policy/entropy": masked_mean(learner, entropies, mask),
         "policy/perplexity": math.exp(-masked_mean(learner, old_logprobs, mask)),
-        "policy/behaviour_mismatch": mismatch.item(),
+        **mismatch_metrics(old_logprobs, rollout.behaviour_logprobs, mask, reduce=learner.reduce),
     }
 
 

@@ -43,7 +43,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Experience:
-    """All that an update needs. Every field is a tensor with B rows."""
+    """All that an update needs. Every field is a tensor with B rows, or None."""
 
     input_ids: Tensor  # (B, T)
     lengths: Tensor  # (B,)
@@ -52,11 +52,13 @@ class Experience:
     old_values: Tensor  # (B, T), in the critic's (normalised) units
     advantages: Tensor  # (B, T)
     returns: Tensor  # (B, T), in the critic's (normalised) units
+    weights: Tensor | None = None  # (B, T), of each token in the policy loss; None: 1 (rollout/mismatch.py)
 
     def select(self, rows: Tensor) -> Self:
         """The given rows, cut to their longest length: padding that no row needs is not computed on."""
         width = int(self.lengths[rows].max())
-        picked = {f.name: getattr(self, f.name)[rows] for f in fields(self)}
+        present = [f.name for f in fields(self) if getattr(self, f.name) is not None]
+        picked = {name: getattr(self, name)[rows] for name in present}
         return replace(self, **{k: v[:, :width] if v.dim() == 2 else v for k, v in picked.items()})
 
     def __len__(self) -> int:

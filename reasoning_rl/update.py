@@ -99,6 +99,7 @@ def _policy_loss(learner: "Learner", micro: Experience, num_tokens: float, sums:
         clip_range_high=update.clip_range_high,
         dual_clip=update.dual_clip,
         num_tokens=num_tokens,
+        weights=micro.weights,
     )
     if update.entropy_coef > 0:
         loss = loss - update.entropy_coef * entropies.sum() / num_tokens
@@ -164,7 +165,8 @@ def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 
 def to_device(experience: Experience, device: torch.device) -> Experience:
-    return Experience(**{name: value.to(device) for name, value in vars(experience).items()})
+    present = {name: value for name, value in vars(experience).items() if value is not None}
+    return Experience(**{name: value.to(device) for name, value in present.items()})
 
 
 def _sync(learner: "Learner", module: nn.Module, now: bool) -> Any:

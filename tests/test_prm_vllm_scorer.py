@@ -37,7 +37,7 @@ def own_prm(folder, config_kind, objective, extra_layers=0):
     tokenizer = tokenizer_for("trl")
     config = config_of(config_kind, tokenizer)
     # vLLM's attention on a CPU has no kernel for heads narrower than 32.
-    config.hidden_size = 64
+    config.hidden_size, config.head_dim = 64, 32
     torch.manual_seed(0)
     prm = new_prm(config, objective=objective, extra_layers=extra_layers)
     torch.nn.init.normal_(prm.score.weight)
@@ -91,9 +91,8 @@ def test_our_own_models_score_as_locally(tmp_path, config_kind, objective, extra
         assert scorer.score([], []) == [] and scorer.score(["x"], [[]]) == [[]]
     assert largest_difference(scores, local) < 1e-4
     assert scores[-1][0] is not None and scores[-1][-1] is None, "the long one is cut, not shifted"
-    assert len({round(s, 3) for row in scores for s in row if s is not None}) > 5
-    changed = {k for k in {*environment, *os.environ} if environment.get(k) != os.environ.get(k)}
-    assert not changed & {"VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_LOGGING_LEVEL", "VLLM_CPU_KVCACHE_SPACE"}
+    assert len({round(s, 3) for row in scores for s in row if s is not None}) > 3
+    assert dict(os.environ) == environment
     with pytest.raises(UserError, match="was closed"):
         scorer.score(PROBLEMS, SOLUTIONS)
 
