@@ -22,6 +22,7 @@ from reasoning_rl.functional import (
 from reasoning_rl.group import grpo_outcome, grpo_process, reinforce_pp, rloo
 from reasoning_rl.learner import Learner
 from reasoning_rl.prefix_values import PrefixValues
+from reasoning_rl.rollout.mismatch import correct_mismatch, mismatch_metrics
 from reasoning_rl.shaping import place_on_tokens
 from reasoning_rl.types import Experience, Rollout, Scores, micro_batches
 from reasoning_rl.vine import vine_of
@@ -73,8 +74,8 @@ def make_experience(
     if learner.config.critic.value_norm:
         learner.value_norm.update(returns[mask], reduce=learner.reduce)
         returns = learner.value_norm.normalise(returns) * mask
-    experience = _experience(learner, rollout, said, advantages)
-    return replace(experience, old_values=said.values, returns=returns), metrics
+    experience, corrected = _experience(learner, rollout, said, advantages)
+    return replace(experience, old_values=said.values, returns=returns), metrics | corrected
 
 
 def make_group_experience(
@@ -114,7 +115,8 @@ def make_group_experience(
     agree = (outcomes == outcomes[:, :1]).all(1)
     sums = learner.reduce(torch.stack([agree.sum(), torch.tensor(len(agree))]).double())
     metrics["group/agree"] = float(sums[0] / sums[1])
-    return _experience(learner, rollout, said, advantages), metrics
+    experience, corrected = _experience(learner, rollout, said, advantages)
+    return experience, metrics | corrected
 
 
 def _grpo(config: PPOConfig, rollout: Rollout, scores: Scores) -> Tensor:
@@ -147,15 +149,21 @@ def _penalised(
     return rewards * mask, _policy_monitors(learner, rollout, said.logprobs, kl, said.entropies)
 
 
-def _experience(learner: Learner, rollout: Rollout, said: Forward, advantages: Tensor) -> Experience:
-    """Advantages as the update takes them: whitened and clipped as configured."""
+def _experience(
+    learner: Learner, rollout: Rollout, said: Forward, advantages: Tensor
+) -> tuple[Experience, dict[str, float]]:
+    """Advantages as the update takes them: whitened and clipped as configured; tokens weighted by how likely
+    the policy is to write them, against the sampler."""
     config, mask = learner.config.update, rollout.action_mask
     counted = mask & rollout.complete[:, None] if config.truncated == "mask" else mask
     if config.advantage_norm:
         advantages = whiten(advantages, counted, reduce=learner.reduce)
     if config.advantage_clip is not None:
         advantages = advantages.clamp(-config.advantage_clip, config.advantage_clip)
-    return Experience(
+    weights, metrics = correct_mismatch(
+        said.logprobs, rollout.behaviour_logprobs, mask, learner.config.rollout, reduce=learner.reduce
+    )
+    experience = Experience(
         input_ids=rollout.input_ids,
         lengths=rollout.lengths,
         action_mask=mask,
@@ -163,22 +171,23 @@ def _experience(learner: Learner, rollout: Rollout, said: Forward, advantages: T
         old_logprobs=said.logprobs,
         advantages=advantages * counted,
         ref_logprobs=said.ref_logprobs if learner.config.kl.place == "loss" else None,
+        weights=weights,
     )
+    return experience, metrics
 
 
 def _policy_monitors(
     learner: Learner, rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
 ) -> dict[str, float]:
-    """Monitors of the policy over all processes; the mismatch is this process's largest."""
+    """Monitors of the policy, and of the sampler's distance from it, over all processes."""
     mask = rollout.action_mask
     sums = torch.stack([kl.sum(), torch.tensor(float(len(rollout.lengths)))]).double()
     kl_sum, num_responses = learner.reduce(sums).tolist()
-    mismatch = ((old_logprobs - rollout.behaviour_logprobs).abs() * mask).max()
     return {
         "policy/kl_per_response": kl_sum / num_responses,
         "policy/entropy": masked_mean(learner, entropies, mask),
         "policy/perplexity": math.exp(-masked_mean(learner, old_logprobs, mask)),
-        "policy/behaviour_mismatch": mismatch.item(),
+        **mismatch_metrics(old_logprobs, rollout.behaviour_logprobs, mask, reduce=learner.reduce),
     }
 
 

@@ -22,8 +22,8 @@ from eval.run import EvalResult, evaluate, read_samples
 from eval.sample_files import read_sample_scores
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
-from prm.formats.load import Loaded
-from prm.model import load_backbone, load_tokenizer
+from prm.formats.load import Backend, Loaded
+from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
 from reasoning_rl.compose_signals import make_signals
 from reasoning_rl.config import PPOConfig
@@ -113,7 +113,7 @@ def _training_scorer(config: PPOConfig, device: Any) -> StepScorer | None:
             f"{config.prm}: format '{spec.name}' gives raw scores, and step rewards need "
             "probabilities in [0, 1]; take a format with another readout (docs/formats.md)"
         )
-    return load_step_scorer(config.prm, spec, device=device).scorer
+    return load_step_scorer(config.prm, spec, device=device, backend=config.prm_backend).scorer
 
 
 def _critic(
@@ -129,10 +129,14 @@ def _critic(
         return critic_from_reward_model(load_reward_model(path))
     if config.critic.init == "policy" or scorer is None:
         return critic_from_policy(policy)
-    if not isinstance(scorer, LocalScorer):
+    if isinstance(scorer, LocalScorer):
+        prm, prm_tokenizer = scorer.model, scorer.tokenizer
+    elif config.prm is not None and is_stepwell_prm(config.prm):  # the engine holds the scorer's weights
+        prm, prm_tokenizer = load_prm(config.prm), load_tokenizer(config.prm)
+    else:
         raise UserError("critic.init: prm needs a reward model trained here; set critic.init: policy")
-    _same_tokens("prm", scorer.tokenizer, tokenizer)
-    return critic_from_prm(scorer.model)
+    _same_tokens("prm", prm_tokenizer, tokenizer)
+    return critic_from_prm(prm)
 
 
 def _same_tokens(init: str, own: Any, tokenizer: Any) -> None:
@@ -286,6 +290,7 @@ def load_step_scorer(
     *,
     device: Any = "cpu",
     max_batch_tokens: int | None = None,
+    backend: Backend = "local",
 ) -> Loaded:
     """Load a reward model of any format; one that writes critiques samples them with transformers."""
     return load(
@@ -294,4 +299,5 @@ def load_step_scorer(
         device=device,
         max_batch_tokens=max_batch_tokens,
         make_generator=lambda model, tokenizer: HFGenerator(model, tokenizer),
+        backend=backend,
     )

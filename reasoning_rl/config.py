@@ -37,6 +37,11 @@ class RolloutConfig(Settings):
     """Nucleus mass. Below 1 the sampled distribution differs from the one the ratio is taken over."""
     top_k: Whole = 0
     """0 is off."""
+    truncated_is: Literal["off", "token", "sequence"] = "off"
+    """Weigh the policy loss by min(trainer's / engine's probability, is_cap) of each token, or of the whole
+    response: corrects engines that compute otherwise and rollouts that are older than the policy."""
+    is_cap: Annotated[float, Field(ge=1)] = 2.0
+    """Largest weight of truncated_is; a higher one is less biased and noisier."""
     max_batch: Count = 256
     """Sequences decoded together; lower it when memory runs out."""
     splitter: Splitter = "newline"
@@ -192,6 +197,8 @@ class PPOConfig(Settings):
     """Folder or hub id of the process reward model; off trains on the outcome alone (reward.form none)."""
     prm_format: str | None = None
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    prm_backend: Literal["local", "vllm"] = "local"
+    """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
     problems: str = "arithmetic"
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None

@@ -81,6 +81,7 @@ class Experience:
     ref_logprobs: Tensor | None = None  # (B, T), for a KL penalty in the loss
     old_values: Tensor | None = None  # (B, T), in the critic's (normalised) units
     returns: Tensor | None = None  # (B, T), in the critic's (normalised) units
+    weights: Tensor | None = None  # (B, T), of each token in the policy loss; None: 1 (rollout/mismatch.py)
 
     def select(self, rows: Tensor) -> Self:
         """The given rows, cut to their longest length: padding that no row needs is not computed on."""
