@@ -246,7 +246,7 @@ INDICATORS: tuple[Indicator, ...] = (
     Indicator("policy/dual_clipfrac", "share", "tokens that the dual clip held", minor=True),
     Indicator("policy/grad_norm", "", "gradient norm of the policy before clipping", minor=True),
     Indicator(
-        "policy/behaviour_mismatch",
+        "rollout/mismatch_max",
         "nats",
         "largest difference between the sampler's and the trainer's logprob of a token",
         high=0.5,
