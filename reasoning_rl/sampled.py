@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from data.aggregation import aggregate
 from data.files import read_jsonl, write_atomically
+from data.grading import grade_all
 from data.protocols import Grader, ResponseScorer, StepScorer, TextGenerator
-from data.schema import Problem, Sampling
+from data.schema import Problem, Sample, Sampling
 from data.steps import Splitter, step_texts
 
 ScoreBy = Literal["outcome", "prm", "both", "reward_model"]
@@ -77,6 +78,7 @@ def sample_groups(
     drawn = generator.generate(prompts, sampling)
     owners = [(p, prompt) for p, prompt, group in zip(problems, prompts, drawn, strict=True) for _ in group]
     flat = [sample for group in drawn for sample in group]
+    outcomes = _outcomes(grader, [problem for problem, _ in owners], flat)
     steps = [tuple(step_texts(sample.text, splitter)) for sample in flat]
     step_scores: Sequence[Sequence[float | None]] = [()] * len(flat)
     if scorer is not None:
@@ -89,13 +91,13 @@ def sample_groups(
             text=sample.text,
             complete=sample.finish_reason == "stop",
             num_tokens=len(sample.token_ids),
-            outcome=_outcome(grader, problem, sample.text, sample.finish_reason == "stop"),
+            outcome=outcome,
             steps=own,
             step_scores=tuple(scores),
             reward=reward,
         )
-        for (problem, _), sample, own, scores, reward in zip(
-            owners, flat, steps, step_scores, rewards, strict=True
+        for sample, outcome, own, scores, reward in zip(
+            flat, outcomes, steps, step_scores, rewards, strict=True
         )
     ]
     rows = iter(responses)
@@ -105,13 +107,17 @@ def sample_groups(
     ]
 
 
-def _outcome(grader: Grader | None, problem: Problem, text: str, complete: bool) -> float | None:
+def _outcomes(
+    grader: Grader | None, problems: Sequence[Problem], samples: Sequence[Sample]
+) -> list[float | None]:
     if grader is None:
-        return None
-    if not complete:
-        return 0.0
-    status = grader(problem, text).status
-    return None if status == "unjudged" else float(status == "correct")
+        return [None] * len(samples)
+    whole = [k for k, sample in enumerate(samples) if sample.finish_reason == "stop"]
+    verdicts = grade_all(grader, [problems[k] for k in whole], [samples[k].text for k in whole])
+    outcomes: list[float | None] = [0.0] * len(samples)
+    for k, verdict in zip(whole, verdicts, strict=True):
+        outcomes[k] = None if verdict.status == "unjudged" else float(verdict.status == "correct")
+    return outcomes
 
 
 def group_metrics(groups: Sequence[Group]) -> dict[str, float]:

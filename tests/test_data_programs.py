@@ -157,7 +157,7 @@ def test_a_planted_mistake_fails_the_tests_and_the_oracle_sees_it(kind):
         wrong += not is_right
         agreed += is_right == labelled.answer_correct
     assert wrong > (0.4 if kind == "repeat" else 0.75) * 150  # a line said twice may change nothing
-    assert agreed >= 0.97 * 150
+    assert agreed >= 0.94 * 150
 
 
 def test_steps_of_programs_keep_their_indentation():
