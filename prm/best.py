@@ -7,7 +7,7 @@ best.offer(model, metrics); best.restore(model)
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,10 @@ from prm.model import load_prm
 class BestWeights:
     """The weights of the best validation so far, in output_dir/best; off without a metric's name."""
 
-    def __init__(self, run_dir: Path, metric: str | None, is_main: bool) -> None:
+    def __init__(
+        self, run_dir: Path, metric: str | None, is_main: bool, *, load: Callable[[Path], Any] = load_prm
+    ) -> None:
+        self.load = load
         self.folder = run_dir / "best"
         self.record = run_dir / "best.json"
         self.metric = metric
@@ -50,7 +53,7 @@ class BestWeights:
 
     def restore(self, model: Any) -> None:
         if self.metric and self._value() > -math.inf:
-            model.load_state_dict(load_prm(self.folder).state_dict())
+            model.load_state_dict(self.load(self.folder).state_dict())
 
 
 def _without_adapters(model: Any) -> Any:

@@ -154,6 +154,14 @@ VERBS: dict[str, Verb] = {
         "stepwell prm --model Qwen/Qwen2.5-Math-1.5B --data steps.jsonl --output-dir runs/prm",
         ("resume",),
     ),
+    "rm": Verb(
+        "train",
+        "train a pairwise reward model: one number for a whole response",
+        "reasoning_rl.reward_model:RMConfig",
+        "reasoning_rl.commands_preference:run_rm",
+        "stepwell rm --model runs/sft/model --data pairs.jsonl --output-dir runs/rm",
+        ("resume",),
+    ),
     "dpo": Verb(
         "train",
         "direct preference optimisation: a policy learns from pairs of responses",

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from reasoning_rl.commands import FIT_SHOWN, _say, _with_live_log, make_accelerator
+from reasoning_rl.live import table_text
 from reasoning_rl.options import parse
+from reasoning_rl.telemetry import read_metrics
 
 DPO_SHOWN = {
     **FIT_SHOWN,
@@ -72,3 +74,34 @@ def _run_rounds(args: list[str], title: str, kind: type[Any], train: Callable[..
         total=config.rounds,
     )
     _say(accelerator, f"trained policy: {folder}")
+
+
+def run_rm(args: list[str]) -> None:
+    """`stepwell rm`."""
+    from reasoning_rl.compose_preference import pair_metrics
+    from reasoning_rl.reward_model import RMConfig, train_reward
+
+    parsed = parse(args, RMConfig, flags=["resume"])
+    config = RMConfig.from_dict(parsed.values, parsed.where)
+    accelerator = make_accelerator()
+    folder = _with_live_log(
+        accelerator,
+        config.output_dir,
+        config,
+        "rm",
+        DPO_SHOWN,
+        lambda log: train_reward(
+            config,
+            accelerator=accelerator,
+            log=log,
+            pair_metrics=pair_metrics,
+            resume="resume" in parsed.flags,
+        ),
+    )
+    if accelerator.is_main_process:
+        last = [row for row in read_metrics(config.output_dir) if "valid/accuracy" in row][-1:]
+        rows = [
+            (k.removeprefix("valid/"), f"{v:.4g}") for row in last for k, v in row.items() if "valid/" in k
+        ]
+        _say(accelerator, table_text([("held-out pairs", ""), *rows]))
+    _say(accelerator, f"trained reward model: {folder}")

@@ -1,5 +1,6 @@
 """Builds what the rounds of DPO and rejection sampling need, and runs them."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from data.errors import UserError
 from data.protocols import MetricLog, ResponseScorer, StepScorer
 from data.schema import Problem
 from eval.benchmarks import BENCHMARKS, make_grader
+from eval.metrics import ece, wilson_interval
 from prm.model import load_tokenizer
 from reasoning_rl.compose import _problems, _validation, load_step_scorer
 from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
@@ -54,6 +56,28 @@ def train_rft(config: RFTConfig, *, accelerator: Any, log: MetricLog, resume: bo
         return config.policy if config.start == "first" else current
 
     return _run(config, learn, start, accelerator, log, resume=resume)
+
+
+def pair_metrics(chosen: Sequence[float], rejected: Sequence[float]) -> dict[str, float]:
+    """Return how a reward model orders pairs: accuracy with its 95 % interval (a tie counts as wrong), mean
+    margin, Bradley-Terry loss in nats, and the calibration error of sigmoid(margin) as the chance of being
+    right."""
+    margins = [c - r for c, r in zip(chosen, rejected, strict=True)]
+    right = [float(margin > 0) for margin in margins]
+    low, high = wilson_interval(int(sum(right)), len(right))
+    confidence = [1 / (1 + math.exp(-min(abs(margin), 500.0))) for margin in margins]
+    return {
+        "accuracy": sum(right) / len(right),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "margin": sum(margins) / len(margins),
+        "loss": sum(_softplus(-margin) for margin in margins) / len(margins),
+        "ece": ece(right, confidence),
+    }
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def _run(

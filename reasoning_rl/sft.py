@@ -93,7 +93,7 @@ def next_token_logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
     """Return float32 logits (N, V) that predict each token under `target_mask`, in row order."""
     mask = None if is_causal(model) else batch["attention_mask"]
     before = batch["target_mask"][:, 1:]  # (B, T-1): position t predicts token t+1
-    if _has_plain_head(model):
+    if has_plain_head(model):
         hidden = model.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False)[
             0
         ]  # (B, T, H)
@@ -104,7 +104,7 @@ def next_token_logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
     return output.logits[before[:, columns]].float()
 
 
-def _has_plain_head(model: PreTrainedModel) -> bool:
+def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether the logits are nothing but lm_head(hidden)."""
     config = model.config.get_text_config()
     special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")

@@ -27,7 +27,7 @@ from reasoning_rl.telemetry import RunLog, read_metrics
 from reasoning_rl.world import prompt
 
 CPU = Accelerator(cpu=True)
-ROLLOUT = {"problems_per_iteration": 32, "samples_per_problem": 4, "max_new_tokens": 16}
+ROLLOUT = {"problems_per_iteration": 32, "samples_per_problem": 4, "max_new_tokens": 24}
 TOKENIZER = word_tokenizer()
 PROBLEMS = [Problem(f"{name}{n}", f"{name} has {n}.", "7") for name in NAMES for n in range(10, 20)]
 STEPS = [f"Bob has 5 + {n} = {5 + n}" for n in (2, 3)]
@@ -71,7 +71,7 @@ def settings(kind: type[RoundsConfig], policy: Path, folder: Path, **over) -> Ro
 
 def sevens(generator) -> dict[str, float]:
     prompts = [prompt(p.text) for p in PROBLEMS[:100]]
-    drawn = generator.generate(prompts, Sampling(max_new_tokens=16, seed=1))
+    drawn = generator.generate(prompts, Sampling(max_new_tokens=24, seed=1))
     return {"valid/sampled": sum(group[0].text.endswith("#### 7") for group in drawn) / 100}
 
 
