@@ -238,7 +238,12 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Return the most positions a model knows, None when its config names no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions_of(model.config)
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Return the most positions that a config names, None when it names no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def pad_right(batch: Sequence[EncodedSolution]) -> tuple[Tensor, Tensor]:
@@ -298,7 +303,11 @@ def step_scores(
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     """Raise UserError when the tokenizer makes ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    check_rows(model.get_input_embeddings().weight.shape[0], tokenizer)
+
+
+def check_rows(rows: int, tokenizer: Any) -> None:
+    """`check_vocabulary` of an embedding with so many rows."""
     if len(tokenizer) > rows:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows; "

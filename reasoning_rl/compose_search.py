@@ -44,7 +44,7 @@ def search_benchmark(
     stop = get_template(template).stop
     scorer = None
     if config.prm is not None and rules.needs_scores:
-        loaded = load_step_scorer(config.prm, config.prm_format, device=device)
+        loaded = load_step_scorer(config.prm, config.prm_format, device=device, backend=config.prm_backend)
         if rules.chosen_by == "weighted" and not loaded.format.is_probability:
             raise UserError(
                 f"{config.prm}: format '{loaded.format.name}' gives raw scores, which cannot weigh votes; "

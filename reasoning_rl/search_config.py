@@ -21,6 +21,8 @@ class SearchConfig(Settings):
     """Folder or hub id of the process reward model; majority vote alone goes without."""
     prm_format: str | None = None
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    prm_backend: Literal["local", "vllm"] = "local"
+    """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
     method: SearchMethod = "best_of_n"
     """majority, best_of_n and weighted_vote choose among n responses; beam and dvts also steer them."""
     n: Count = 16
