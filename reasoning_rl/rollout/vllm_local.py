@@ -31,6 +31,7 @@ from reasoning_rl.rollout.vllm_engine import (
     engine_arguments,
     require_vllm,
     sampling_arguments,
+    save_tokenizer,
     set_environment,
     start_error,
 )
@@ -53,9 +54,11 @@ class VLLMGenerator:
         self.version = 0
         self.context = context_of(config, AutoConfig.from_pretrained(model))
         self.own_process = config.own_process or config.tensor_parallel > 1
-        self.llm = start_engine(
-            engine_arguments(config, model, max_model_len=self.context), own_process=self.own_process
-        )
+        with save_tokenizer(tokenizer) as folder:
+            self.llm = start_engine(
+                engine_arguments(config, model, tokenizer=folder, max_model_len=self.context),
+                own_process=self.own_process,
+            )
         # vLLM is imported by now, with the environment that it was to find.
         from reasoning_rl.rollout.vllm_transfer import LocalSyncClient
 
@@ -110,6 +113,8 @@ class VLLMGenerator:
                 )
                 for part in sorted(output.outputs, key=lambda part: part.index)
             ]
+            if len(samples[i]) < sampling.n:
+                samples[i] *= sampling.n
         return samples
 
     def push(self, named_tensors: Iterable[tuple[str, Any]], version: int) -> None:

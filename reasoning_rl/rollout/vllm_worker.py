@@ -20,6 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from reasoning_rl.rollout.vllm_engine import fingerprint
 from reasoning_rl.rollout.vllm_weights import crc32
 
 BACKEND = "files"
@@ -170,7 +171,7 @@ class WeightReceiver:
             "num_layers": config.hf_config.num_hidden_layers,
             "architecture": config.hf_config.architectures[0],
             "logprobs_mode": config.logprobs_mode,
-            "max_model_len": config.max_model_len,
+            "fingerprint": fingerprint(config.model),
         }
 
 
