@@ -176,6 +176,16 @@ def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
     return judge
 
 
+def make_public_check(name: str) -> Callable[[Problem, str], bool | None] | None:
+    """Return the function (problem, response) -> does it pass the tests shown in the statement; None for a
+    benchmark of answers. It says None for a problem that shows no tests."""
+    if get_benchmark(name).judges != "program":
+        return None
+    from eval.code_grader import make_public_check as of_grader
+
+    return of_grader(make_grader(name))
+
+
 def grade_arithmetic(problem: Problem, response: str) -> Verdict:
     """Compare integers exactly; only a last non-empty line "#### N" is an answer."""
     lines = response.rstrip().rsplit("\n", 1)
