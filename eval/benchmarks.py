@@ -17,6 +17,7 @@ from typing import Literal
 from data.errors import UserError, did_you_mean
 from data.protocols import Grader
 from data.schema import Problem, Verdict
+from data.sources import HubError
 from eval.answers import CHAINS
 
 NO_ANSWER = "no answer"
@@ -76,7 +77,15 @@ def _read_stored(
     if difficulty != "standard":
         raise UserError(f"benchmark '{name}' has no difficulty '{difficulty}'; only 'arithmetic' takes one")
     read = read_code_problems if is_code else read_problems
-    return read(name, source, split=split, limit=limit)
+    try:
+        return read(name, source, split=split, limit=limit)
+    except HubError as error:
+        if source is not None:
+            raise
+        raise UserError(
+            f"{name}: {error.place} cannot be had from the hub ({error.reason}); "
+            "give the file or folder of its problems with --source"
+        ) from error
 
 
 def _programs(name: str, description: str, template: str, max_new_tokens: int) -> Benchmark:
