@@ -121,9 +121,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         _answers("olympiadbench", "olympiad problems in English, 675", "boxed_chat", "math", 4096),
         _answers("minerva_math", "undergraduate science, 272 problems", "boxed_chat", "math", 2048),
         _programs("humaneval", "164 Python functions to complete, hand-written tests", "code_complete", 512),
-        _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "code_complete", 512),
+        _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "evalplus_humaneval", 768),
         _programs("mbpp", "974 short Python tasks, 3 asserts each; the test split has 500", "code_task", 512),
-        _programs("mbpp_plus", "378 MBPP tasks with EvalPlus' many more inputs", "code_task", 512),
+        _programs("mbpp_plus", "378 MBPP tasks with EvalPlus' many more inputs", "evalplus_mbpp", 768),
         _programs("apps", "contest and interview problems, call-based or stdin/stdout", "code_chat", 2048),
         _programs("codecontests", "competitive programming, stdin/stdout", "code_chat", 2048),
     )

@@ -6,7 +6,6 @@
 The response may be the rest of the prompt's function, a whole program, or a chat answer with fenced code.
 """
 
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from typing import Any
 from data.errors import UserError
 from data.protocols import Grader
 from data.schema import Problem, Verdict
+from eval.answers import in_fence
 from eval.sandbox import Sandbox
 from eval.sandbox.client import DEFAULT
 from eval.sandbox.verdict import CodeVerdict
@@ -31,19 +31,11 @@ FLOAT_TOLERANCE = 1e-6
 MAX_CHARS = 1 << 20
 """Length of the longest program that is run."""
 
-_FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
-
 
 def extract_code(response: str, entry_point: str = "") -> str:
-    """Return the code in a response: the last fenced block that defines `entry_point`, else the longest
-    Python block, else the whole response."""
-    blocks = [(tag.strip().lower(), body) for tag, body in _FENCE.findall(response)]
-    python = [body for tag, body in blocks if tag in ("", "python", "py", "python3")]
-    if not python:
-        return response
-    name = re.escape(entry_point.rpartition(".")[2])
-    defining = [body for body in python if name and re.search(rf"^\s*def\s+{name}\b", body, re.MULTILINE)]
-    return defining[-1] if defining else max(python, key=len)
+    """Return the code in a response: its fenced block (eval.answers.in_fence), else the whole response."""
+    found = in_fence(response, entry_point)
+    return response if found is None else found
 
 
 def assemble(problem: Problem, response: str) -> str:
