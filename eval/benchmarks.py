@@ -17,6 +17,7 @@ from typing import Literal
 from data.errors import UserError, did_you_mean
 from data.protocols import Grader
 from data.schema import Problem, Verdict
+from data.sources import HubError
 from eval.answers import CHAINS
 
 NO_ANSWER = "no answer"
@@ -79,7 +80,15 @@ def _read_stored(
             f"benchmark '{name}' has no difficulty '{difficulty}'; only the built-in worlds take one"
         )
     read = read_code_problems if is_code else read_problems
-    return read(name, source, split=split, limit=limit)
+    try:
+        return read(name, source, split=split, limit=limit)
+    except HubError as error:
+        if source is not None:
+            raise
+        raise UserError(
+            f"{name}: {error.place} cannot be had from the hub ({error.reason}); "
+            "give the file or folder of its problems with --source"
+        ) from error
 
 
 def _programs(name: str, description: str, template: str, max_new_tokens: int) -> Benchmark:
@@ -125,9 +134,9 @@ BENCHMARKS: dict[str, Benchmark] = {
         _answers("olympiadbench", "olympiad problems in English, 675", "boxed_chat", "math", 4096),
         _answers("minerva_math", "undergraduate science, 272 problems", "boxed_chat", "math", 2048),
         _programs("humaneval", "164 Python functions to complete, hand-written tests", "code_complete", 512),
-        _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "code_complete", 512),
+        _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "evalplus_humaneval", 768),
         _programs("mbpp", "974 short Python tasks, 3 asserts each; the test split has 500", "code_task", 512),
-        _programs("mbpp_plus", "378 MBPP tasks with EvalPlus' many more inputs", "code_task", 512),
+        _programs("mbpp_plus", "378 MBPP tasks with EvalPlus' many more inputs", "evalplus_mbpp", 768),
         _programs("apps", "contest and interview problems, call-based or stdin/stdout", "code_chat", 2048),
         _programs("codecontests", "competitive programming, stdin/stdout", "code_chat", 2048),
     )
@@ -195,6 +204,16 @@ def make_grader(
         return grade(problem.answer, answer, timeout_s=timeout_s or 10.0, tolerance=allowed)
 
     return judge
+
+
+def make_public_check(name: str) -> Callable[[Problem, str], bool | None] | None:
+    """Return the function (problem, response) -> does it pass the tests shown in the statement; None for a
+    benchmark of answers. It says None for a problem that shows no tests."""
+    if get_benchmark(name).judges != "program":
+        return None
+    from eval.code_grader import make_public_check as of_grader
+
+    return of_grader(make_grader(name))
 
 
 def grade_arithmetic(problem: Problem, response: str) -> Verdict:

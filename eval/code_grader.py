@@ -7,24 +7,28 @@ The response may be the rest of the prompt's function, a whole program, or a cha
 """
 
 import ast
-import re
-import time
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from data.errors import UserError
 from data.protocols import Grader
 from data.schema import Problem, Verdict
+from eval.answers import in_fence
 from eval.sandbox import Sandbox
 from eval.sandbox.client import DEFAULT
 from eval.sandbox.verdict import CodeVerdict
 
 TIMEOUT_S = 10.0
 """For the tests of a problem; for each case of a problem with standard input and output."""
-REFERENCE_TIMEOUT_S = 60.0
+REFERENCE_TIMEOUT_S = 300.0
+PLUS_TIMEOUT_S, PLUS_CALL_TIMEOUT_S = 60.0, 4.0
+"""EvalPlus' limits for all inputs of a problem and for one; the latter is four times the reference's where
+that is more."""
 MEMORY_MB = 1024
 FLOAT_TOLERANCE = 1e-6
-"""Of values that are compared with a reference's, as EvalPlus has it."""
+"""Of values that are compared with those stored as JSON."""
 MAX_CHARS = 1 << 20
 """Length of the longest program that is run."""
 PartialCredit = Literal["off", "tests", "errors"]
@@ -34,19 +38,11 @@ wrong (CodeRL, arXiv 2207.01780)."""
 _ERRORS = {"failed": -0.3, "error": -0.6, "timeout": -0.6}
 _DOES_NOT_COMPILE = -1.0
 
-_FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
-
 
 def extract_code(response: str, entry_point: str = "") -> str:
-    """Return the code in a response: the last fenced block that defines `entry_point`, else the longest
-    Python block, else the whole response."""
-    blocks = [(tag.strip().lower(), body) for tag, body in _FENCE.findall(response)]
-    python = [body for tag, body in blocks if tag in ("", "python", "py", "python3")]
-    if not python:
-        return response
-    name = re.escape(entry_point.rpartition(".")[2])
-    defining = [body for body in python if name and re.search(rf"^\s*def\s+{name}\b", body, re.MULTILINE)]
-    return defining[-1] if defining else max(python, key=len)
+    """Return the code in a response: its fenced block (eval.answers.in_fence), else the whole response."""
+    found = in_fence(response, entry_point)
+    return response if found is None else found
 
 
 def assemble(problem: Problem, response: str) -> str:
@@ -91,18 +87,25 @@ def make_code_grader(
     """
     limits: dict[str, Any] = {"timeout_s": timeout_s, "memory_mb": memory_mb}
     counting: dict[str, Any] = {"count": True} if partial_credit == "tests" else {}
-    references: dict[tuple[str, str], tuple[list[Any], float]] = {}
+    references: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def values(problem: Problem) -> tuple[list[Any], float]:
-        """The reference's values, and the time that a program of a quarter of its speed needs for them."""
+    def compare_options(problem: Problem) -> dict[str, Any]:
+        """The reference's values, what else is right, and limits by the time that it takes."""
         key = (problem.id, problem.answer)
         if key not in references:
             meta = problem.meta
-            started = time.monotonic()
-            found = sandbox.compute_values(
-                meta["reference"], meta["entry_point"], meta["calls"], timeout_s=REFERENCE_TIMEOUT_S
-            )
-            references[key] = found, 4 * (time.monotonic() - started)
+            task = (meta["entry_point"], meta["calls"])
+            found = sandbox.compute_values(meta["reference"], *task, timeout_s=REFERENCE_TIMEOUT_S)
+            seconds = [taken for _, taken in found]
+            options = {
+                "expected": [value for value, _ in found],
+                "timeout_s": max(timeout_s, PLUS_TIMEOUT_S, 4 * sum(seconds)),
+                "call_timeout_s": max(PLUS_CALL_TIMEOUT_S, 4 * max(seconds, default=0.0)),
+            }
+            if meta.get("other_reading"):
+                other = sandbox.compute_values(meta["other_reading"], *task, timeout_s=REFERENCE_TIMEOUT_S)
+                options["others"] = [value for value, _ in other]
+            references[key] = options
         return references[key]
 
     def run(problem: Problem, program: str) -> CodeVerdict:
@@ -118,11 +121,9 @@ def make_code_grader(
                 tests = (meta["entry_point"], meta["calls"], meta["expected"])
                 options: dict[str, Any] = {"tolerance": FLOAT_TOLERANCE, "sequences": "json"}
             case "differs":
-                expected, seconds = values(problem)
-                tests = (meta["entry_point"], meta["calls"], expected)
-                tolerance = max(meta["tolerance"], FLOAT_TOLERANCE)
-                options = {"tolerance": tolerance, "compare": meta["compare"]}
-                options["timeout_s"] = max(timeout_s, seconds)
+                options = dict(compare_options(problem))
+                tests = (meta["entry_point"], meta["calls"], options.pop("expected"))
+                options |= {"tolerance": meta["tolerance"], "compare": meta["compare"]}
         return sandbox.run_calls(program, *tests, **(limits | options | counting))
 
     def credit(problem: Problem, program: str, verdict: CodeVerdict) -> float | None:
@@ -165,3 +166,19 @@ def count_tests(problem: Problem) -> int:
         case "calls" | "differs":
             return len(meta["calls"]) or 1
     return 1
+
+
+def make_public_check(grade: Grader) -> Callable[[Problem, str], bool | None]:
+    """Return the function (problem, response) -> does it pass the tests that the problem's statement shows?
+
+    None where it shows none, or where `grade` cannot judge.
+    """
+
+    def passes(problem: Problem, response: str) -> bool | None:
+        if "public" not in problem.meta:
+            return None
+        shown = replace(problem, meta={**problem.meta, **problem.meta["public"]})
+        verdict = grade(shown, response)
+        return None if verdict.status == "unjudged" else verdict.status == "correct"
+
+    return passes

@@ -8,8 +8,10 @@
 settings.json   what the run was asked for; a resumed run must ask for the same
 samples.jsonl   one line a sample: id (of the problem), sample (0-based index), response, verdict (correct,
                 wrong or unjudged), reason, seconds (of grading), answer (as extracted, null without one; only
-                where `extract` is given), finish_reason (stop or length), num_tokens and generation_seconds
-                (the batch's time, shared out evenly); the last three are null for samples made elsewhere
+                where `extract` is given), public (does it pass the tests that the problem's statement shows,
+                null where that is unknown; only where `passes_public` is given), finish_reason (stop or
+                length), num_tokens and generation_seconds (the batch's time, shared out evenly); the last
+                three are null for samples made elsewhere
 result.json     the numbers of `EvalResult.to_dict`
 """
 
@@ -39,6 +41,7 @@ def evaluate(
     out_dir: str | Path,
     grader: Grader,
     extract: Callable[[str], str | None] | None = None,
+    passes_public: Callable[[Problem, str], bool | None] | None = None,
     render: Callable[[str], str] | None = None,
     generator: TextGenerator | None = None,
     samples: Mapping[str, Sequence[str]] | None = None,
@@ -52,7 +55,8 @@ def evaluate(
 
     Exactly one of `generator` (with `sampling`, `batch_size` problems at a time, prompts made by `render`:
     else the problem and a newline) and `samples` (problem id -> responses) is given. `extract` finds a
-    response's answer, for maj@k; `scores` (problem id -> a reward model's score a sample) are for best@k.
+    response's answer, for maj@k; `passes_public` says whether a program passes the tests shown in the
+    statement, for n@k; `scores` (problem id -> a reward model's score a sample) are for best@k.
     `settings` is recorded with what else decides the numbers.
 
     Every batch has a random stream of its own, so an interrupted run ends with the numbers of an
@@ -86,7 +90,7 @@ def evaluate(
             else:
                 drawn = _given(batch, samples or {}, scores)
             new = [
-                _judge(problem, row, grader, extract)
+                _judge(problem, row, grader, extract, passes_public)
                 for problem, row in drawn
                 if (problem.id, row["sample"]) not in rows
             ]
@@ -326,10 +330,20 @@ def _given(
     ]
 
 
-def _judge(problem: Problem, row: Row, grader: Grader, extract: Callable[[str], str | None] | None) -> Row:
+def _judge(
+    problem: Problem,
+    row: Row,
+    grader: Grader,
+    extract: Callable[[str], str | None] | None,
+    passes_public: Callable[[Problem, str], bool | None] | None,
+) -> Row:
     verdict = grader(problem, row["response"])
     judged = {"verdict": verdict.status, "reason": verdict.reason, "seconds": round(verdict.seconds, 6)}
-    return {**row, **judged} | ({"answer": extract(row["response"])} if extract else {})
+    if extract:
+        judged["answer"] = extract(row["response"])
+    if passes_public:
+        judged["public"] = passes_public(problem, row["response"])
+    return {**row, **judged}
 
 
 def batch_seed(seed: int | None, batch: int) -> int:

@@ -29,10 +29,13 @@ class Verb:
     """Names in FLAGS: options without a value that are no settings."""
     more: tuple[str, str] | None = None
     """A second list of options: its heading and its settings class."""
+    names: tuple[str, ...] = ()
+    """Where the names are that its first word may be, each "module:mapping"."""
 
 
 FLAGS = {
     "fresh": "delete what an earlier run left in the output folder, and start anew",
+    "json": "print one JSON object instead of a table",
     "list": "name what there is to choose from, and stop",
     "resume": "continue from the newest checkpoint in the output folder",
 }
@@ -103,7 +106,11 @@ def verb_help(name: str) -> str:
     from reasoning_rl.options import describe
 
     verb = VERBS[name]
-    lines = [f"stepwell {name}: {verb.purpose}", "", f"example:  {verb.example}", "", "options"]
+    lines = [f"stepwell {name}: {verb.purpose}", "", f"example:  {verb.example}"]
+    if verb.names:
+        known = ", ".join(word for where in verb.names for word in load(where))
+        lines += ["", *textwrap.wrap(f"names:    {known}", 100, subsequent_indent=" " * 10)]
+    lines += ["", "options"]
     lines += [
         "  --config FILE",
         "      YAML file of the options below; options on the command line win over it",
@@ -137,6 +144,7 @@ VERBS: dict[str, Verb] = {
         "prm.labelling.settings:LabelConfig",
         "reasoning_rl.commands:run_label",
         "stepwell label gsm8k --model runs/sft/model --k 8 --output-dir runs/label",
+        names=("eval.benchmarks:BENCHMARKS",),
     ),
     "sft": Verb(
         "train",
@@ -205,6 +213,7 @@ VERBS: dict[str, Verb] = {
             "options of the step benchmarks (stepwell eval processbench --prm PATH)",
             "reasoning_rl.eval_config:PRMEvalConfig",
         ),
+        names=("eval.benchmarks:BENCHMARKS", "eval.prm_benchmarks:PRM_BENCHMARKS"),
     ),
     "search": Verb(
         "evaluate",
@@ -212,6 +221,7 @@ VERBS: dict[str, Verb] = {
         "reasoning_rl.search_config:SearchConfig",
         "reasoning_rl.commands:run_search",
         "stepwell search gsm8k --model runs/sft/model --prm runs/prm/model --method beam --n 16",
+        names=("eval.benchmarks:BENCHMARKS",),
     ),
     "compare": Verb(
         "evaluate",
@@ -234,6 +244,14 @@ VERBS: dict[str, Verb] = {
         "reasoning_rl.commands:run_score",
         "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
         ("list",),
+    ),
+    "doctor": Verb(
+        "look",
+        "this machine: packages, devices, isolation of programs, disk and memory, what to mend",
+        "reasoning_rl.commands_doctor:DoctorConfig",
+        "reasoning_rl.commands_doctor:run_doctor",
+        "stepwell doctor",
+        ("json",),
     ),
     "report": Verb(
         "look",

@@ -17,7 +17,7 @@ from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
-from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader, read_benchmark
+from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader, make_public_check, read_benchmark
 from eval.run import EvalResult, evaluate, read_samples
 from eval.sample_files import read_sample_scores
 from prm.checkpoint import refuse_used_folder, save_model
@@ -240,6 +240,7 @@ def evaluate_benchmark(
         "out_dir": Path(config.output_dir) / name,
         "grader": make_grader(name),
         "extract": (lambda text: extract_answer(text, benchmark.chain)) if benchmark.chain else None,
+        "passes_public": make_public_check(name),
         "settings": {
             "benchmark": name,
             **config.model_dump(mode="json", exclude={"output_dir", "max_batch", "allow_unsandboxed"}),

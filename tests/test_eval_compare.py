@@ -11,7 +11,6 @@ from data.schema import Problem, Verdict
 from eval.compare import compare_runs
 from eval.metrics import (
     best_of_n,
-    n_at_k,
     paired_interval,
     sign_test,
     weighted_vote,
@@ -45,17 +44,6 @@ def test_weighted_vote_of_equal_scores_is_the_majority_vote():
     for _ in range(200):
         answers = [rng.choice(["a", "b", "c", None]) for _ in range(7)]
         assert weighted_vote_index(answers, [0.5] * 7) == majority_index(answers)
-
-
-def test_n_at_k_submits_what_passes_the_public_tests():
-    public = [False, True, True, True, True]
-    correct = [True, False, False, True, False]
-    assert n_at_k(public, correct, 2, 5) == 0.0  # submits 1 and 2
-    assert n_at_k(public, correct, 3, 5) == 1.0  # and 3
-    assert n_at_k(public, correct, 3, 3) == 0.0
-    # Clusters u = {1, 2, 4} and v = {3}: one of each in turn.
-    assert n_at_k(public, correct, 2, 5, behaviours=["x", "u", "u", "v", "u"]) == 1.0
-    assert n_at_k([False] * 5, correct, 2, 5) == 0.0
 
 
 def test_paired_interval_is_narrow_where_the_runs_agree():

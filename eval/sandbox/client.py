@@ -101,22 +101,27 @@ class Sandbox:
         tolerance: float = 0.0,
         sequences: Sequences = "strict",
         compare: Compare = "value",
+        others: Sequence[Any] | None = None,
+        call_timeout_s: float | None = None,
         count: bool = False,
     ) -> CodeVerdict:
         """Judge a program by its function's values; `calls` holds the arguments of each call.
 
         `entry_point` may be "Class.method": it is called on a new instance. `timeout_s` is for all calls
-        together. See compare.py for `tolerance`, `sequences` and `compare`. `count` as in run_asserts.
+        together, `call_timeout_s` for each. `others` holds a second right value of each call. See compare.py
+        for `tolerance`, `sequences` and `compare`. `count` as in run_asserts.
         """
-        if len(calls) != len(expected):
+        if len(calls) != len(expected) or (others is not None and len(calls) != len(others)):
             raise UserError(
                 f"run_calls: {len(calls)} calls but {len(expected)} expected values; give one for each"
             )
+        right = zip(expected, others, strict=True) if others is not None else zip(expected)  # noqa: B905
         fields = {
             "program": program,
             "entry_point": entry_point,
             "calls": [tuple(arguments) for arguments in calls],
-            "expected": list(expected),
+            "expected": [list(values) for values in right],
+            "call_timeout_s": call_timeout_s,
             "tolerance": float(tolerance),
             "sequences": sequences,
             "compare": compare,
@@ -132,15 +137,18 @@ class Sandbox:
         *,
         timeout_s: float = 60.0,
         memory_mb: int = 4 * MEMORY_MB,
-    ) -> list[Any]:
-        """Return the values of a reference program's function. Raises UserError when a call has none."""
+    ) -> list[tuple[Any, float]]:
+        """Return (value, seconds) of each call of a reference program's function.
+
+        Raises UserError when a call has no value.
+        """
         fields = {"program": program, "entry_point": entry_point, "calls": [tuple(c) for c in calls]}
         payload = self._pack("values", fields, timeout_s, memory_mb)
         with self._lock:
             status, values, _ = self._answer(payload, timeout_s + GRACE_SECONDS)
         if status != "values":
             raise UserError(f"the reference of '{entry_point}' gives no values ({values}); check its row")
-        return [wire.decode(form) for form in values]
+        return [(wire.decode(form), seconds) for form, seconds in values]
 
     def run_stdio(
         self,
@@ -254,7 +262,7 @@ class Sandbox:
         judge_end, zygote_end = socket.socketpair()
         with for_judge, judge_end, zygote_end:
             zygote = _spawn("zygote", [zygote_end], [json.dumps(config)])
-            judge = _spawn("judge", [for_judge, judge_end], [])
+            judge = _spawn("judge", [for_judge, judge_end], config["path"])
         self._pair, self._channel = [judge, zygote], mine
         try:
             return wire.parse(wire.receive(mine, time.monotonic() + START_SECONDS))
