@@ -218,8 +218,30 @@ INDICATORS: tuple[Indicator, ...] = (
     Indicator(
         "rollout/value_tokens", "tokens", "tokens sampled to estimate values (vine, prover)", minor=True
     ),
+    Indicator(
+        "rollout/extra_rounds",
+        "draws",
+        "extra draws of dynamic sampling",
+        minor=True,
+    ),
+    Indicator(
+        "rollout/dropped_groups", "problems", "problems left out, their answers all agreed", minor=True
+    ),
+    Indicator("rollout/filled_groups", "problems", "problems kept though their answers agreed", minor=True),
+    Indicator(
+        "rollout/outcome_before_filter", "[0, 1]", "verified accuracy before any was left out", minor=True
+    ),
+    Indicator("vine/start_value", "[0, 1]", "mean chance of success from the problem", minor=True),
+    Indicator(
+        "group/agree",
+        "share",
+        "problems whose answers are all right or all wrong: they teach a group algorithm nothing",
+        high=0.9,
+        remedy="problems of middling difficulty, more samples_per_problem, rollout.dynamic_rounds",
+    ),
     # --- the update ---
     Indicator("policy/loss", "", "clipped surrogate loss: says nothing about progress", minor=True),
+    Indicator("policy/kl_loss", "", "KL penalty in the loss", minor=True),
     Indicator(
         "policy/clipfrac",
         "share",
@@ -290,14 +312,15 @@ INDICATORS: tuple[Indicator, ...] = (
         remedy="lower both learning rates; float32 or bfloat16 in place of float16",
         minor=True,
     ),
+    Indicator("update/held", "updates", "updates that a trust-region bound kept from the policy", minor=True),
     Indicator("update/num_updates", "updates", "optimiser updates in this iteration", minor=True),
     Indicator("ptx/loss", "nats a token", "loss on demonstrations", minor=True),
     # --- the online implicit PRM ---
-    Indicator("implicit/loss", "nats", "cross-entropy of outcomes before its update"),
+    Indicator("implicit/loss", "nats", "cross-entropy of outcomes, each minibatch before its update"),
     Indicator(
         "implicit/accuracy",
         "[0, 1]",
-        "outcomes that it tells right before it learned them",
+        "outcomes that it tells right, each minibatch before its update",
         low=0.5,
         after=8,
         remedy="a higher reward.implicit.learning_rate, or less reward.implicit.weight until it has learned",
