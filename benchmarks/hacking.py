@@ -280,7 +280,7 @@ def markdown(summary: dict[str, Any]) -> str:
         f"End of {summary['iterations']} iterations (mean of the last {LAST}), seeds {summary['seeds']}; "
         "greedy: 300 held-out problems.",
         "",
-        "| reward | greedy | samples right | PRM score | gap | steps | tokens | KL | first alarm of each seed |",
+        "| reward | greedy | samples right | PRM score | gap | steps | tokens | KL | first alarms |",
         "|---|---|---|---|--:|---|--:|--:|---|",
         row_text("(start)", summary["before"], ""),
     ]
