@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from reasoning_rl.cli import main
-from reasoning_rl.indicators import BY_NAME, INDICATORS, PATIENCE, Indicator, Watch, metrics_page
+from reasoning_rl.indicator_table import INDICATORS, Indicator
+from reasoning_rl.indicators import BY_NAME, PATIENCE, Watch, metrics_page
 from reasoning_rl.live import BARS, Board, Live, sparkline
 from reasoning_rl.telemetry import RunLog
 
