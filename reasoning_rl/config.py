@@ -230,6 +230,7 @@ class PPOConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_critic()
         batch, mini = self.rollouts_per_iteration, self.update.minibatch_size
         if batch % mini:
             near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - mini))[:2]
@@ -255,7 +256,6 @@ class PPOConfig(Settings):
             raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
         if self.kl.place == "loss" and self.kl.estimator == "k1" and self.kl.coef > 0:
             raise UserError("kl.place: loss needs kl.estimator k2 or k3: the gradient of k1 is 0 on average")
-        self._check_critic()
         if self.kl.target is not None and self.kl.coef == 0:
             raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
         if self.hack.action == "raise_kl" and self.kl.coef == 0:
