@@ -62,14 +62,20 @@ def alert_text(indicator: Indicator, iteration: int, value: float, first: float)
 def metrics_page() -> str:
     """Return docs/metrics.md."""
     lines = [_PREFACE]
-    group = None
+    groups: dict[str, list[Indicator]] = {}
     for indicator in INDICATORS:
-        if group != (group := indicator.name.split("/")[0]):
-            lines += ["", f"## {group}", "", "| name | unit | meaning | healthy | outside |"]
-            lines.append("|---|---|---|---|---|")
-        healthy = indicator.range_text()
-        cells = (f"`{indicator.name}`", indicator.unit, indicator.meaning, healthy, indicator.remedy)
-        lines.append("| " + " | ".join(cells) + " |")
+        groups.setdefault(indicator.name.split("/")[0], []).append(indicator)
+    for group, members in groups.items():
+        lines += [
+            "",
+            f"## {group}",
+            "",
+            "| name | unit | meaning | healthy | outside |",
+            "|---|---|---|---|---|",
+        ]
+        for i in members:
+            cells = (f"`{i.name}`", i.unit, i.meaning, i.range_text(), i.remedy)
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
