@@ -7,7 +7,8 @@ from rich.console import Console
 from data.errors import UserError
 from data.files import write_atomically
 from data.settings import Settings
-from reasoning_rl.indicators import INDICATORS, metrics_page
+from reasoning_rl.indicator_table import INDICATORS
+from reasoning_rl.indicators import metrics_page
 from reasoning_rl.live import Board, table_text
 from reasoning_rl.options import parse
 from reasoning_rl.telemetry import read_metrics

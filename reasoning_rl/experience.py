@@ -246,7 +246,7 @@ def rollout_metrics(
         "reward/total_p90": high,
         "reward/process": paid.mean().item(),
         "reward/outcome": (scores.outcomes.sum() / scores.judged.sum().clamp(min=1)).item(),
-        "reward/step_score": mean_score.mean().item(),
+        **({"reward/step_score": mean_score.mean().item()} if bool(scores.scored.any()) else {}),
         **measure(rollout, scores, paid, ngram=ngram),
         "rollout/response_tokens": responses.mean().item(),
         "rollout/truncated": (~rollout.complete).float().mean().item(),

@@ -40,6 +40,8 @@ FOLLOWED = (
     "hack/repeated_ngrams",
     "hack/repeated_steps",
 )
+SMOOTHED = 3
+"""Iterations whose mean is held against the best so far: the best of single batches is luck."""
 TRENDS = {
     "hack/gap_trend": "hack/score_outcome_gap",
     "hack/correlation_trend": "hack/reward_outcome_correlation",
@@ -128,7 +130,7 @@ class HackGauge:
         self.history: dict[str, list[float]] = {}
         self.baseline: dict[str, float] = {}
         self.seen: dict[str, int] = {}
-        self.best: tuple[float, float] | None = None  # verified accuracy at its best, and the PRM score then
+        self.best: tuple[float, float] | None = None  # verified accuracy at its best, the PRM score then
         self.streaks: dict[str, int] = {}
         self.raised: list[str] = []
 
@@ -179,7 +181,7 @@ class HackGauge:
             broken["gap"] = (
                 f"the PRM's score is {now[gap]:.2f} above verified accuracy, {base[gap]:.2f} at first"
             )
-        if said := self._outcome_drop(now["reward/outcome"], now.get("reward/step_score")):
+        if said := self._outcome_drop(is_scored="reward/step_score" in now):
             broken["outcome"] = said
         paid = now.get("hack/reward_outcome_correlation")
         if paid is not None and paid < config.min_correlation:
@@ -200,15 +202,18 @@ class HackGauge:
                 broken[name] = f"{worst} is {now[worst]:.2f}, {base[worst]:.2f} at first: responses {what}"
         return broken
 
-    def _outcome_drop(self, outcome: float, score: float | None) -> str | None:
+    def _outcome_drop(self, *, is_scored: bool) -> str | None:
+        """What to say when accuracy left its best behind and the score did not; both as means of a few."""
+        outcome = fmean(self.history["reward/outcome"][-SMOOTHED:])
+        score = fmean(self.history["reward/step_score"][-SMOOTHED:]) if is_scored else 0.0
         if self.best is None or outcome >= self.best[0]:
-            self.best = (outcome, score if score is not None else 0.0)
+            self.best = (outcome, score)
             return None
         best, score_then = self.best
-        if best - outcome > self.config.max_outcome_drop and (score is None or score >= score_then):
-            said = f"verified accuracy fell from {best:.2f} to {outcome:.2f}"
-            return said if score is None else f"{said} while the PRM's score did not"
-        return None
+        if best - outcome <= self.config.max_outcome_drop or score < score_then:
+            return None
+        said = f"verified accuracy fell from {best:.2f} to {outcome:.2f}"
+        return f"{said} while the PRM's score did not" if is_scored else said
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,8 @@ from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from reasoning_rl.indicators import BY_NAME, INDICATORS, Watch
+from reasoning_rl.indicator_table import INDICATORS
+from reasoning_rl.indicators import BY_NAME, Watch
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 16

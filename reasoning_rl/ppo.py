@@ -81,8 +81,8 @@ def run_ppo(
         parts["demonstrations"] = demonstrations
     signals, gauge = signals or Signals(), HackGauge(config.hack)
     parts |= {**signals.parts(), "gauge": gauge}
-    vine = Completer(generator, grader, render, replace(sampling, n=config.group.vine_samples))
-    vine.splitter = config.rollout.splitter
+    completions = replace(sampling, n=config.group.vine_samples)
+    vine = PrefixValues(Completer(generator, grader, render, completions, config.rollout.splitter))
     done = (load_latest(run_dir, parts, rank=rank) or 0) if resume else 0
     log.rewind(done or -1)  # the record of iteration 0 is made anew as well
     if validate and not done and accelerator.is_main_process:
@@ -113,7 +113,7 @@ def run_ppo(
             max_new_tokens=config.rollout.max_new_tokens,
         )
         if learner.critic is None:
-            experience, metrics = make_group_experience(learner, rollout, scores, rewards, PrefixValues(vine))
+            experience, metrics = make_group_experience(learner, rollout, scores, rewards, vine)
         else:
             experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
         clock.lap("experience")
@@ -127,12 +127,7 @@ def run_ppo(
         metrics |= signals.learn(rollout, scores)
         metrics |= rollout_metrics(rollout, scores, totals, config.reward, ngram=config.hack.ngram)
         metrics |= sampled.metrics | {"kl/coef": learner.kl.coef}
-        alarms, states = gauge.update(over_processes(metrics, learner.reduce))
-        metrics |= states
-        for alarm in alarms if accelerator.is_main_process else ():
-            warnings.warn(f"hack gauge, iteration {iteration}: {alarm.message}", stacklevel=1)
-        if alarms and config.hack.action == "raise_kl":
-            learner.kl.raise_by(config.hack.kl_factor, most=config.hack.max_kl_coef)
+        is_stopped = _heed(gauge, metrics, learner, iteration)
         if validate and _due(iteration, config.validate_every, config.iterations):
             if accelerator.is_main_process:
                 metrics |= validate(generator)
@@ -140,11 +135,22 @@ def run_ppo(
             clock.lap("validate")
         if accelerator.is_main_process:
             log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
-        is_stopped = bool(alarms) and config.hack.action == "stop"
         if is_stopped or _due(iteration, config.save_every, config.iterations):
             _save(run_dir, iteration, parts, config, accelerator)
         if is_stopped:
             return
+
+
+def _heed(gauge: HackGauge, metrics: dict[str, float], learner: Learner, iteration: int) -> bool:
+    """Show the gauge the metrics and add what it says to them; act on new alarms. True: the run ends."""
+    settings = learner.config.hack
+    alarms, said = gauge.update(over_processes(metrics, learner.reduce))
+    metrics |= said
+    for alarm in alarms if learner.accelerator.is_main_process else ():
+        warnings.warn(f"hack gauge, iteration {iteration}: {alarm.message}", stacklevel=1)
+    if alarms and settings.action == "raise_kl":
+        learner.kl.raise_by(settings.kl_factor, most=settings.max_kl_coef)
+    return bool(alarms) and settings.action == "stop"
 
 
 def _sampling(config: PPOConfig) -> Sampling:

@@ -72,8 +72,8 @@ class OnlineImplicitPRM:
     def update(self, rollout: Rollout, scores: Scores) -> dict[str, float]:
         """Learn sigmoid(beta sum_t log-ratio) = outcome by cross-entropy; return loss and accuracies.
 
-        Responses that nobody could judge are left out. Accuracy is that of the sign of the sum, before any
-        of the batch's own updates reached it. A loss or gradient that is not finite is skipped.
+        Responses that nobody could judge are left out. Loss and accuracy (that of the sum's sign) are those
+        of the first pass, each minibatch before its own update. A gradient that is not finite is skipped.
         """
         rows = scores.judged.nonzero().squeeze(1)
         size = max(1, self.config.minibatch_size // self.accelerator.num_processes)
