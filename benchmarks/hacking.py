@@ -41,7 +41,6 @@ ARMS: dict[str, dict[str, Any]] = PRM_ONLY | {
         "reward": {"form": "sum", "outcome_weight": 0.0},
         "hack": {"action": "raise_kl", "kl_factor": 4.0},
     },
-    "sum + outcome": {"reward": {"form": "sum", "outcome_weight": 1.0}},
     "outcome": {"reward": {"form": "none", "outcome_weight": 1.0}},
     "PRIME + outcome": {
         "reward": {
@@ -76,8 +75,8 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--iterations", type=int, default=12)
-    parser.add_argument("--prm-solutions", type=int, default=8000, help="labelled samples for the PRM")
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--prm-solutions", type=int, default=6000, help="labelled samples for the PRM")
     parser.add_argument("--jobs", type=int, default=cpu_count(), help="runs side by side, one thread each")
     parser.add_argument("--models", default="outputs/seed{seed}", help="quickstart folder of each seed")
     parser.add_argument("--output-dir", default="outputs/hacking")
@@ -212,6 +211,7 @@ def train(arm: str, seed: int, start: Path, folder: Path, iterations: int) -> fl
         "validate_every": 0,
         "num_validation": 300,
         "save_every": 4,
+        "rollout": {"problems_per_iteration": 48},
         "kl": {"coef": 0.02},
     }
     config = PPOConfig.from_preset(merge(merge(PPO, own), ARMS[arm]))
