@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from data.errors import UserError
 from data.grading import grade_all
 from data.prompts import describe_template, get_template, render
-from data.protocols import Grader, MetricLog, StepScorer
+from data.protocols import Grader, MetricLog, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
@@ -38,6 +38,7 @@ from reasoning_rl.models import (
 from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.rollout.make import make_generator
 from reasoning_rl.sft import encode_pairs
 
 VALIDATION_SEED = 1_000_003
@@ -77,10 +78,21 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         reference=reference,
         critic=_critic(config, policy, tokenizer, scorer),
     )
+    world, rank = accelerator.num_processes, accelerator.process_index
+    generator = make_generator(
+        config.rollout.engine,
+        path=config.policy,
+        tokenizer=tokenizer,
+        model=learner.policy,
+        max_batch=config.rollout.max_batch,
+        seed=config.seed * world + rank,
+        trains=True,
+    )
     run_ppo(
         config,
         learner=learner,
         tokenizer=tokenizer,
+        generator=generator,
         problems=problems,
         render=lambda text: render(config.rollout.template, text, tokenizer),
         scorer=scorer,
@@ -165,14 +177,16 @@ def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Pr
 
 def _validation(
     config: PPOConfig, problems: list[Problem], grader: Grader, tokenizer: Any
-) -> Callable[[HFGenerator], Mapping[str, float]] | None:
+) -> Callable[[TextGenerator], Mapping[str, float]] | None:
     """Greedy and sampled accuracy on held-out problems, from a random stream of its own."""
     if not config.num_validation:
         return None
     prompts = [render(config.rollout.template, p.text, tokenizer) for p in problems]
 
-    def validate(training: HFGenerator) -> dict[str, float]:
-        generator = HFGenerator(training.model, tokenizer, max_batch=training.max_batch)
+    def validate(training: TextGenerator) -> dict[str, float]:
+        generator = training
+        if isinstance(training, HFGenerator):  # seeding it would set its random stream
+            generator = HFGenerator(training.model, tokenizer, max_batch=training.max_batch)
         accuracies = {}
         for label, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             sampling = Sampling(

@@ -16,6 +16,7 @@ from data.settings import Settings
 from data.steps import Splitter
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
 from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
+from reasoning_rl.rollout.settings import EngineConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -52,6 +53,7 @@ class RolloutConfig(Settings):
     wrong; 0 is off (arXiv 2503.14476 draws until the batch is full). Needs samples_per_problem above 1."""
     template: str = "plain"
     """Prompt template (data.prompts); must match how the policy was fine-tuned."""
+    engine: EngineConfig = EngineConfig()
 
 
 class RewardConfig(Settings):
@@ -270,6 +272,11 @@ class PPOConfig(Settings):
             )
         if self.rollout.dynamic_rounds > 0 and self.rollout.samples_per_problem == 1:
             raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
+        if self.rollout.engine.max_ahead and (self.rollout.dynamic_rounds or self.algorithm == "vine"):
+            raise UserError(
+                "rollout.engine.max_ahead samples while the policy trains, and dynamic_rounds and algorithm "
+                "vine need samples in between: set max_ahead to 0"
+            )
         if self.kl.place == "loss" and self.kl.estimator == "k1" and self.kl.coef > 0:
             raise UserError("kl.place: loss needs kl.estimator k2 or k3: the gradient of k1 is 0 on average")
         if self.kl.target is not None and self.kl.coef == 0:

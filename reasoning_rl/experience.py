@@ -5,6 +5,7 @@ a step is its text (for the reward model) and the policy token that ends it (for
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,7 +43,8 @@ def collect(
 ) -> Rollout:
     """Sample `sampling.n` responses a problem and lay them out as one right-padded batch (B = P*G rows)."""
     drawn = generator.generate([render(problem.text) for problem in problems], sampling)
-    samples = [sample for group in drawn for sample in group]
+    # A prompt too long for the context has no sample. Its row trains nothing: one token of it is kept.
+    samples = [s if s.token_ids else replace(s, prompt_ids=s.prompt_ids[:1]) for g in drawn for s in g]
     owners = [problem for problem, group in zip(problems, drawn, strict=True) for _ in group]
     lengths = torch.tensor([len(s.prompt_ids) + len(s.token_ids) for s in samples])
     shape = (len(samples), int(lengths.max()))
@@ -250,6 +252,7 @@ def rollout_metrics(
         **measure(rollout, scores, paid, ngram=ngram),
         "rollout/response_tokens": responses.mean().item(),
         "rollout/truncated": (~rollout.complete).float().mean().item(),
+        "rollout/prompt_too_long": (responses == 0).float().mean().item(),
         "rollout/unjudged": (~scores.judged).float().mean().item(),
         "rollout/unscored_steps": 1.0 - (scores.scored.sum() / rollout.step_mask.sum().clamp(min=1)).item(),
         "rollout/tokens": responses.sum().item(),

@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from data.errors import UserError
 from data.machine import peak_rss_mb
 from data.prompts import get_template
-from data.protocols import Grader, MetricLog, StepScorer
+from data.protocols import Grader, MetricLog, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
 from prm.checkpoint import load_latest, refuse_used_folder, rng_state, save_checkpoint
 from prm.labelling.completer import Completer
@@ -30,6 +30,7 @@ from reasoning_rl.hack_gauge import HackGauge, over_processes
 from reasoning_rl.learner import Learner
 from reasoning_rl.prefix_values import PrefixValues
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.rollout.pipeline import RolloutPipeline
 from reasoning_rl.sampler import ProblemSampler
 from reasoning_rl.signals import Signals
 from reasoning_rl.update import ppo_update
@@ -48,14 +49,17 @@ def run_ppo(
     scorer: StepScorer | None,
     grader: Grader,
     log: MetricLog,
-    validate: Callable[[HFGenerator], Mapping[str, float]] | None = None,
+    generator: TextGenerator | None = None,
+    validate: Callable[[Any], Mapping[str, float]] | None = None,
     demonstrations: "Demonstrations | None" = None,
     signals: Signals | None = None,
     resume: bool = False,
 ) -> None:
     """Train `learner` in place for `config.iterations` iterations.
 
-    validate: called with a generator over the current policy; it must not use the training's random stream.
+    generator: where responses come from, with state; none: the policy itself. One with weights of its own is
+    sent the policy's after every update.
+    validate: called with that generator; it must not use the training's random stream.
     demonstrations: what the ptx loss draws from. signals: scores besides the reward model's.
     resume: continue from the newest checkpoint. An alarm of the hack gauge ends the run, with a checkpoint,
     where `hack.action` says so. Raises UserError after five updates in a row without a finite loss or
@@ -70,26 +74,15 @@ def run_ppo(
             f"rollout.problems_per_iteration {config.rollout.problems_per_iteration} and minibatch_size "
             f"{config.update.minibatch_size} must be divisible by the {world} processes"
         )
-    generator = HFGenerator(
+    generator = generator or HFGenerator(
         learner.policy, tokenizer, max_batch=config.rollout.max_batch, seed=config.seed * world + rank
     )
     sampler = ProblemSampler(problems, config.seed)
     sampling = _sampling(config)
-    torch.manual_seed(config.seed * world + rank)
-    parts = {**learner.parts(), "generator": generator, "sampler": sampler}
-    if demonstrations is not None:
-        parts["demonstrations"] = demonstrations
-    signals, gauge = signals or Signals(), HackGauge(config.hack)
-    parts |= {**signals.parts(), "gauge": gauge}
-    completions = replace(sampling, n=config.group.vine_samples)
-    vine = PrefixValues(Completer(generator, grader, render, completions, config.rollout.splitter))
-    done = (load_latest(run_dir, parts, rank=rank) or 0) if resume else 0
-    log.rewind(done or -1)  # the record of iteration 0 is made anew as well
-    if validate and not done and accelerator.is_main_process:
-        log(0, validate(generator))
-    for iteration in range(done + 1, config.iterations + 1):
-        clock = _Clock()
-        sampled = sample_rollout(
+    rollouts = RolloutPipeline(
+        generator,
+        sampler,
+        lambda: sample_rollout(
             config.rollout,
             config.rollout.problems_per_iteration // world,
             draw=lambda count: sampler.next(count * world)[rank::world],
@@ -98,7 +91,25 @@ def run_ppo(
             ),
             grade=lambda rollout: grade(grader, rollout),
             largest=learner.largest,
-        )
+        ),
+        max_ahead=config.rollout.engine.max_ahead,
+    )
+    torch.manual_seed(config.seed * world + rank)
+    parts = {**learner.parts(), **rollouts.parts()}
+    if demonstrations is not None:
+        parts["demonstrations"] = demonstrations
+    signals, gauge = signals or Signals(), HackGauge(config.hack)
+    parts |= {**signals.parts(), "gauge": gauge}
+    completions = replace(sampling, n=config.group.vine_samples)
+    vine = PrefixValues(Completer(generator, grader, render, completions, config.rollout.splitter))
+    done = (load_latest(run_dir, parts, rank=rank) or 0) if resume else 0
+    log.rewind(done or -1)  # the record of iteration 0 is made anew as well
+    rollouts.sync(learner.policy, done)
+    if validate and not done and accelerator.is_main_process:
+        log(0, validate(generator))
+    for iteration in range(done + 1, config.iterations + 1):
+        clock = _Clock()
+        sampled = rollouts.next()
         rollout = sampled.rollout
         clock.lap("generate")
         scores = signals.add(rollout, score_rollout(scorer, grader, rollout, sampled.graded))
@@ -117,16 +128,19 @@ def run_ppo(
         else:
             experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
         clock.lap("experience")
+        rollouts.rest()
         learner.set_learning_rates(iteration)
         metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
         clock.lap("update")
         if not pretraining:  # until then the policy is its reference: nothing to follow or to steer
             learner.update_reference()
             learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
-        generator.version = iteration
+        rollouts.sync(learner.policy, iteration)
+        accelerator.wait_for_everyone()
+        clock.lap("sync")
         metrics |= signals.learn(rollout, scores)
         metrics |= rollout_metrics(rollout, scores, totals, config.reward, ngram=config.hack.ngram)
-        metrics |= sampled.metrics | {"kl/coef": learner.kl.coef}
+        metrics |= sampled.metrics | {"kl/coef": learner.kl.coef} | rollouts.metrics(iteration)
         is_stopped = _heed(gauge, metrics, learner, iteration)
         if validate and _due(iteration, config.validate_every, config.iterations):
             if accelerator.is_main_process:

@@ -29,6 +29,7 @@ from reasoning_rl.rollout.settings import EngineConfig
 from reasoning_rl.rollout.vllm_engine import (
     context_of,
     engine_arguments,
+    has_gpu,
     require_vllm,
     sampling_arguments,
     save_tokenizer,
@@ -42,8 +43,8 @@ class VLLMGenerator:
     """A TextGenerator over a vLLM engine with its own copy of the weights, and their WeightSink.
 
     Logprobs are those of the distribution sampled from; greedy ones are untempered. A prompt that leaves no
-    room in the context gives samples without a token. Every request has its own seed, so what one prompt gets
-    does not depend on the prompts beside it.
+    room in the context gives samples without a token. Every request has its own seed, so a restored generator
+    draws what the first one drew.
     """
 
     def __init__(self, model: str, tokenizer: Any, config: EngineConfig, *, seed: int = 0) -> None:
@@ -52,6 +53,7 @@ class VLLMGenerator:
         self.tokenizer, self.config, self.seed = tokenizer, config, seed
         self.calls = 0
         self.version = 0
+        self.is_asleep = False
         self.context = context_of(config, AutoConfig.from_pretrained(model))
         self.own_process = config.own_process or config.tensor_parallel > 1
         with save_tokenizer(tokenizer) as folder:
@@ -123,8 +125,21 @@ class VLLMGenerator:
         Raises UserError when it does not take them: it keeps the old ones, and their version.
         """
         with _trainer_untouched():
+            if self.is_asleep:
+                self.llm.wake_up()
+                self.is_asleep = False
             self.sync.push(named_tensors, version)
         self.version = version
+
+    def sleep(self) -> None:
+        """Free the engine's memory until the next push, where settings and device allow it."""
+        if self.config.sleep and has_gpu() and not self.is_asleep:
+            self.llm.sleep(level=1)  # weights to the CPU's memory: a push that fails leaves them usable
+            self.is_asleep = True
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache."""
+        self.llm.reset_prefix_cache()
 
     def close(self) -> None:
         """Stop the engine and free its memory."""

@@ -5,6 +5,7 @@
 Not a load balancer: one server. Generating needs no vLLM on this side; sending weights does.
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -132,6 +133,11 @@ class VLLMServerGenerator:
         """
         self.sync.push(named_tensors, version)
         self.version, self.pushed = version, self.http.weight_version()
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache; a server that is away has none."""
+        with contextlib.suppress(ServerDown):
+            self.http.post("reset_prefix_cache")
 
     def close(self) -> None:
         """Stop the server, if it was started here."""
