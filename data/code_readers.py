@@ -47,7 +47,10 @@ def read_code_problems(
     config = home.config if source == home.hub_id or Path(source).is_dir() else None
     problems: list[Problem] = []
     seen: dict[str, int] = {}
-    for row in islice(read_rows(source, split=split or home.split, name=config), limit):
+    rows = read_rows(source, split=split or home.split, name=config)
+    if benchmark == "mbpp" and split is not None:
+        rows = (row for row in rows if _mbpp_split(row) == split)
+    for row in islice(rows, limit):
         parts = home.read(row)
         name = parts["id"]
         seen[name] = seen.get(name, 0) + 1
@@ -56,7 +59,7 @@ def read_code_problems(
         digest = sha256(json.dumps(parts["meta"], sort_keys=True, default=repr).encode()).hexdigest()[:16]
         problems.append(Problem(answer=digest, source=benchmark, **parts))
     if not problems:
-        raise UserError(f"{source}: no rows")
+        raise UserError(f"{source}: no rows" + (f" of split '{split}'" if split else ""))
     return problems
 
 
@@ -120,6 +123,15 @@ def _read_mbpp(row: Row) -> dict[str, Any]:
         "solution": solution,
         "meta": {"form": "asserts", "test": test, "entry_point": entry_point},
     }
+
+
+def _mbpp_split(row: Row) -> str:
+    """The split that a task's number puts it in (arXiv 2108.07732): files hold all of them together."""
+    number = int(_task_id(row, "Mbpp").rpartition("/")[2])
+    return next(name for name, last in _MBPP_LAST.items() if number <= last)
+
+
+_MBPP_LAST = {"prompt": 10, "test": 510, "validation": 600, "train": 10**9}
 
 
 def _tested_function(row: Row, solution: str, tests: list[str]) -> str:

@@ -21,7 +21,8 @@ from eval.answers import CHAINS
 
 NO_ANSWER = "no answer"
 """Reason of the verdict on a response without an answer in the benchmark's form; eval.run counts these."""
-NUM_ARITHMETIC = 500
+NUM_MADE = 500
+"""Problems of a built-in world unless told otherwise: it has no end."""
 
 # A number of more than 40 digits is no answer of this world, and int() refuses thousands of them.
 _ANSWER_LINE = re.compile(r"####[ \t]*(-?[0-9]{1,40})")
@@ -45,19 +46,19 @@ class Benchmark:
     """Split to watch while training on "train"; None: it has none besides the one that is reported."""
 
 
-def _read_arithmetic(
-    source: str | Path | None, *, split: str | None, limit: int | None, difficulty: str, seed: int
+def _read_made(
+    name: str, source: str | Path | None, *, split: str | None, limit: int | None, difficulty: str, seed: int
 ) -> list[Problem]:
+    """Problems of a built-in world."""
     from data.arithmetic import make_problems
+    from data.programs import make_programs
 
     if source is not None:
-        raise UserError(
-            f"benchmark 'arithmetic' makes its own problems, got source '{source}'; leave source out"
-        )
+        raise UserError(f"benchmark '{name}' makes its own problems, got source '{source}'; leave source out")
     if limit is not None and limit < 1:
-        raise UserError(f"limit must be at least 1, got {limit}; leave it out for {NUM_ARITHMETIC} problems")
-    count = NUM_ARITHMETIC if limit is None else limit
-    return make_problems(count, seed, split=split or "test", difficulty=difficulty)
+        raise UserError(f"limit must be at least 1, got {limit}; leave it out for {NUM_MADE} problems")
+    make = {"arithmetic": make_problems, "programs": make_programs}[name]
+    return make(NUM_MADE if limit is None else limit, seed, split=split or "test", difficulty=difficulty)
 
 
 def _read_stored(
@@ -74,7 +75,9 @@ def _read_stored(
     from data.task_readers import read_problems
 
     if difficulty != "standard":
-        raise UserError(f"benchmark '{name}' has no difficulty '{difficulty}'; only 'arithmetic' takes one")
+        raise UserError(
+            f"benchmark '{name}' has no difficulty '{difficulty}'; only the built-in worlds take one"
+        )
     read = read_code_problems if is_code else read_problems
     return read(name, source, split=split, limit=limit)
 
@@ -98,7 +101,17 @@ BENCHMARKS: dict[str, Benchmark] = {
             "plain",
             ("hash",),
             128,
-            _read_arithmetic,
+            partial(_read_made, "arithmetic"),
+            validation_split="validation",
+        ),
+        Benchmark(
+            "programs",
+            "built-in offline world: a small function from a sentence for each line, hidden tests",
+            "plain",
+            (),
+            96,
+            partial(_read_made, "programs"),
+            judges="program",
             validation_split="validation",
         ),
         _answers("gsm8k", "grade-school word problems, 1,319 in the test split", "gsm8k_cot", "gsm8k", 512),
@@ -137,28 +150,36 @@ def read_benchmark(
     difficulty: str = "standard",
     seed: int = 0,
 ) -> list[Problem]:
-    """Return its problems, the first `limit` of them (all; of the endless arithmetic 500).
+    """Return its problems, the first `limit` of them (all; of the endless built-in worlds 500).
 
-    `difficulty` and `seed` choose the arithmetic problems; the others are fixed, and a difficulty other than
-    "standard" is an error there. Raises UserError for unknown names and unreadable sources.
+    `difficulty` and `seed` choose the problems of the built-in worlds; the others are fixed, and a difficulty
+    other than "standard" is an error there. Raises UserError for unknown names and unreadable sources.
     """
     read = get_benchmark(name).read
     return read(source, split=split, limit=limit, difficulty=difficulty, seed=seed)
 
 
-def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
+def make_grader(
+    name: str, *, timeout_s: float | None = None, partial_credit: Literal["off", "tests", "errors"] = "off"
+) -> Grader:
     """Return the function (problem, response) -> Verdict of a benchmark.
 
     It finds the answer by the benchmark's conventions and compares it with the problem's, or runs the program
     that is the response in the sandbox; without either the verdict is wrong, reason NO_ANSWER. `timeout_s`
     bounds one comparison or the tests of one program; 10 s unless given, so that a busy machine changes no
-    verdict.
+    verdict. A grader of programs judges many at once (data.grading.start_grading); `partial_credit` is what
+    it gives wrong ones (eval.code_grader.PartialCredit); the others have no use for it.
     """
     benchmark = get_benchmark(name)
     if benchmark.judges == "program":
         from eval.code_grader import TIMEOUT_S, make_code_grader
+        from eval.code_pool import CodePool
 
-        return make_code_grader(timeout_s=timeout_s or TIMEOUT_S)
+        return CodePool(
+            lambda sandbox: make_code_grader(
+                sandbox=sandbox, timeout_s=timeout_s or TIMEOUT_S, partial_credit=partial_credit
+            )
+        )
     if name == "arithmetic":
         return grade_arithmetic
 

@@ -6,10 +6,11 @@
 The response may be the rest of the prompt's function, a whole program, or a chat answer with fenced code.
 """
 
+import ast
 import re
 import time
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 from data.errors import UserError
 from data.protocols import Grader
@@ -26,6 +27,12 @@ FLOAT_TOLERANCE = 1e-6
 """Of values that are compared with a reference's, as EvalPlus has it."""
 MAX_CHARS = 1 << 20
 """Length of the longest program that is run."""
+PartialCredit = Literal["off", "tests", "errors"]
+"""What a wrong program is worth to a reward, a right one being worth 1. off: 0. tests: the share of the tests
+that hold. errors: -1 when it does not compile, -0.6 when it raises or takes too long, -0.3 when a value is
+wrong (CodeRL, arXiv 2207.01780)."""
+_ERRORS = {"failed": -0.3, "error": -0.6, "timeout": -0.6}
+_DOES_NOT_COMPILE = -1.0
 
 _FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -71,14 +78,19 @@ def _compiles(program: str) -> bool:
 
 
 def make_code_grader(
-    *, sandbox: Sandbox = DEFAULT, timeout_s: float = TIMEOUT_S, memory_mb: int = MEMORY_MB
+    *,
+    sandbox: Sandbox = DEFAULT,
+    timeout_s: float = TIMEOUT_S,
+    memory_mb: int = MEMORY_MB,
+    partial_credit: PartialCredit = "off",
 ) -> Grader:
     """Return the grader (problem, response) -> Verdict of problems that data.code_readers reads.
 
     correct: all tests passed. unjudged: the sandbox or the test broke, or the reference gave no values.
-    wrong: everything else, with the sandbox's reason.
+    wrong: everything else, with the sandbox's reason, and with the credit that `partial_credit` gives.
     """
     limits: dict[str, Any] = {"timeout_s": timeout_s, "memory_mb": memory_mb}
+    counting: dict[str, Any] = {"count": True} if partial_credit == "tests" else {}
     references: dict[tuple[str, str], tuple[list[Any], float]] = {}
 
     def values(problem: Problem) -> tuple[list[Any], float]:
@@ -99,9 +111,9 @@ def make_code_grader(
             case "check":
                 return sandbox.run_check(program, meta["test"], meta["entry_point"], **limits)
             case "asserts":
-                return sandbox.run_asserts(program, meta["test"], meta["entry_point"], **limits)
+                return sandbox.run_asserts(program, meta["test"], meta["entry_point"], **limits, **counting)
             case "stdio":
-                return sandbox.run_stdio(program, meta["cases"], **limits)
+                return sandbox.run_stdio(program, meta["cases"], **limits, **counting)
             case "calls":
                 tests = (meta["entry_point"], meta["calls"], meta["expected"])
                 options: dict[str, Any] = {"tolerance": FLOAT_TOLERANCE, "sequences": "json"}
@@ -111,21 +123,45 @@ def make_code_grader(
                 tolerance = max(meta["tolerance"], FLOAT_TOLERANCE)
                 options = {"tolerance": tolerance, "compare": meta["compare"]}
                 options["timeout_s"] = max(timeout_s, seconds)
-        return sandbox.run_calls(program, *tests, **(limits | options))
+        return sandbox.run_calls(program, *tests, **(limits | options | counting))
+
+    def credit(problem: Problem, program: str, verdict: CodeVerdict) -> float | None:
+        match partial_credit:
+            case "tests":
+                return verdict.num_passed / count_tests(problem)
+            case "errors":
+                return _ERRORS[verdict.status] if _compiles(program) else _DOES_NOT_COMPILE
+        return None
 
     def grade(problem: Problem, response: str) -> Verdict:
+        nothing = _DOES_NOT_COMPILE if partial_credit == "errors" else None
         if not response.strip():
-            return Verdict("wrong", "no answer")
+            return Verdict("wrong", "no answer", credit=nothing)
         if len(response) > MAX_CHARS:
-            return Verdict("wrong", f"the response has more than {MAX_CHARS:,} characters")
+            return Verdict("wrong", f"the response has more than {MAX_CHARS:,} characters", credit=nothing)
+        program = assemble(problem, response)
         try:
-            verdict = run(problem, assemble(problem, response))
+            verdict = run(problem, program)
         except UserError as error:
             return Verdict("unjudged", str(error))
         if verdict.status == "passed":
             return Verdict("correct", "", verdict.seconds)
         if verdict.is_fault:
             return Verdict("unjudged", verdict.reason, verdict.seconds)
-        return Verdict("wrong", f"{verdict.status}: {verdict.reason}", verdict.seconds)
+        reason = f"{verdict.status}: {verdict.reason}"
+        return Verdict("wrong", reason, verdict.seconds, credit(problem, program, verdict))
 
     return grade
+
+
+def count_tests(problem: Problem) -> int:
+    """Return how many calls, cases or asserts judge the problem's programs; check(candidate) is one."""
+    meta = problem.meta
+    match meta["form"]:
+        case "stdio":
+            return len(meta["cases"])
+        case "asserts":
+            return sum(isinstance(node, ast.Assert) for node in ast.parse(meta["test"]).body) or 1
+        case "calls" | "differs":
+            return len(meta["calls"]) or 1
+    return 1

@@ -126,7 +126,7 @@ VERBS: dict[str, Verb] = {
     "quickstart": Verb(
         "start here",
         "the whole road on the built-in world: SFT, step labels, PRM, PPO-max, evaluation",
-        "reasoning_rl.config:QuickstartConfig",
+        "reasoning_rl.eval_config:QuickstartConfig",
         "reasoning_rl.commands:run_quickstart_command",
         "stepwell quickstart --seed 1",
         ("fresh",),
@@ -154,6 +154,30 @@ VERBS: dict[str, Verb] = {
         "stepwell prm --model Qwen/Qwen2.5-Math-1.5B --data steps.jsonl --output-dir runs/prm",
         ("resume",),
     ),
+    "dpo": Verb(
+        "train",
+        "direct preference optimisation: a policy learns from pairs of responses",
+        "reasoning_rl.dpo:DPOConfig",
+        "reasoning_rl.commands_preference:run_dpo",
+        "stepwell dpo --model runs/sft/model --data pairs.jsonl --output-dir runs/dpo",
+        ("resume",),
+    ),
+    "dpo-iter": Verb(
+        "train",
+        "iterative DPO: sample, score, pair, prefer; of responses or of single steps",
+        "reasoning_rl.dpo_iter:DPOIterConfig",
+        "reasoning_rl.commands_preference:run_dpo_iter",
+        "stepwell dpo-iter --policy runs/sft/model --problems gsm8k --rounds 4 --output-dir runs/dpo_iter",
+        ("resume",),
+    ),
+    "rft": Verb(
+        "train",
+        "rejection sampling: fine-tune a policy on its own right answers",
+        "reasoning_rl.rft:RFTConfig",
+        "reasoning_rl.commands_preference:run_rft",
+        "stepwell rft --policy runs/sft/model --problems gsm8k --output-dir runs/rft",
+        ("resume",),
+    ),
     "ppo": Verb(
         "train",
         "PPO-max with the PRM's scores as per-step rewards",
@@ -165,13 +189,13 @@ VERBS: dict[str, Verb] = {
     "eval": Verb(
         "evaluate",
         "a benchmark: accuracy of a model or of samples, or what step scores find",
-        "reasoning_rl.config:EvalConfig",
+        "reasoning_rl.eval_config:EvalConfig",
         "reasoning_rl.commands:run_eval",
         "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
         ("list",),
         more=(
             "options of the step benchmarks (stepwell eval processbench --prm PATH)",
-            "reasoning_rl.config:PRMEvalConfig",
+            "reasoning_rl.eval_config:PRMEvalConfig",
         ),
     ),
     "search": Verb(
@@ -184,14 +208,14 @@ VERBS: dict[str, Verb] = {
     "compare": Verb(
         "evaluate",
         "two evaluations problem by problem: difference, interval, what flipped",
-        "reasoning_rl.config:CompareConfig",
+        "reasoning_rl.eval_config:CompareConfig",
         "reasoning_rl.commands:run_compare",
         "stepwell compare outputs/base/gsm8k outputs/tuned/gsm8k",
     ),
     "data": Verb(
         "look",
         "inspect FILE: the step labels it holds, the benchmarks that share its problems",
-        "reasoning_rl.config:InspectConfig",
+        "reasoning_rl.eval_config:InspectConfig",
         "reasoning_rl.commands:run_data",
         "stepwell data inspect steps.jsonl --against processbench/ math500.jsonl",
     ),
@@ -209,6 +233,13 @@ VERBS: dict[str, Verb] = {
         "reasoning_rl.report_config:ReportConfig",
         "reasoning_rl.commands:run_report",
         "stepwell report outputs/seed0 outputs/seed1 --output-dir outputs/report",
+    ),
+    "metrics": Verb(
+        "look",
+        "RUN: its indicators with their courses and alerts; without: what every metric means",
+        "reasoning_rl.commands_metrics:MetricsConfig",
+        "reasoning_rl.commands_metrics:run_metrics",
+        "stepwell metrics runs/ppo",
     ),
     "show": Verb(
         "evaluate",

@@ -11,11 +11,11 @@ from data.errors import UserError, did_you_mean
 from data.protocols import MetricLog
 from data.settings import Settings
 from reasoning_rl.compose import evaluate_benchmark, train_ppo
-from reasoning_rl.config import (
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.eval_config import (
     PRM_BENCHMARKS,
     EvalConfig,
     InspectConfig,
-    PPOConfig,
     PRMEvalConfig,
     QuickstartConfig,
 )
@@ -173,7 +173,7 @@ def run_search(args: list[str]) -> None:
 def run_compare(args: list[str]) -> None:
     """`stepwell compare A B`."""
     from eval.compare import compare_runs
-    from reasoning_rl.config import CompareConfig
+    from reasoning_rl.eval_config import CompareConfig
 
     parsed = parse(args, CompareConfig, positional=2)
     config = CompareConfig.from_dict(parsed.values, parsed.where)
@@ -343,7 +343,7 @@ def _with_live_log(
     if not accelerator.is_main_process:
         return train(QuietLog())
     is_recorded = False
-    with Live(title, total, shown=shown) as live:
+    with Live(title, total, shown=shown, board=title == "ppo") as live:
 
         def watch(iteration: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_recorded

@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data.errors import UserError
+from data.grading import grade_all
 from data.prompts import describe_template, get_template, render
-from data.protocols import Grader, MetricLog, StepScorer
+from data.protocols import Grader, MetricLog, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
@@ -24,11 +25,20 @@ from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Backend, Loaded
 from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
-from reasoning_rl.config import EvalConfig, PPOConfig
-from reasoning_rl.models import critic_from_policy, critic_from_prm
-from reasoning_rl.ppo import Learner, run_ppo
+from reasoning_rl.compose_signals import make_signals
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.eval_config import EvalConfig
+from reasoning_rl.learner import Learner
+from reasoning_rl.models import (
+    critic_from_policy,
+    critic_from_prm,
+    critic_from_reward_model,
+    load_reward_model,
+)
+from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.rollout.make import make_generator
 from reasoning_rl.sft import encode_pairs
 
 VALIDATION_SEED = 1_000_003
@@ -46,6 +56,8 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             f"{config.problems}: is a file or folder; set problems_format to the benchmark whose form it has"
         )
     source = config.problems if config.problems_format else None
+    if get_benchmark(name).judges == "program":
+        check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     problems, held_out = _problems(config, name, source)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(
@@ -53,6 +65,9 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             f"than rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it or "
             "num_validation, or raise num_problems"
         )
+    grader = make_grader(
+        name, timeout_s=config.reward.test_timeout_s, partial_credit=config.reward.partial_credit
+    )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
@@ -63,17 +78,29 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         reference=reference,
         critic=_critic(config, policy, tokenizer, scorer),
     )
+    world, rank = accelerator.num_processes, accelerator.process_index
+    generator = make_generator(
+        config.rollout.engine,
+        path=config.policy,
+        tokenizer=tokenizer,
+        model=learner.policy,
+        max_batch=config.rollout.max_batch,
+        seed=config.seed * world + rank,
+        trains=True,
+    )
     run_ppo(
         config,
         learner=learner,
         tokenizer=tokenizer,
+        generator=generator,
         problems=problems,
         render=lambda text: render(config.rollout.template, text, tokenizer),
         scorer=scorer,
-        grader=make_grader(name),
+        grader=grader,
         log=log,
-        validate=_validation(config, held_out, make_grader(name), tokenizer),
+        validate=_validation(config, held_out, grader, tokenizer),
         demonstrations=_demonstrations(config, tokenizer, accelerator),
+        signals=make_signals(config, policy, tokenizer, make_grader(name), accelerator),
         resume=resume,
     )
     folder = Path(config.output_dir) / "model"
@@ -103,8 +130,15 @@ def _training_scorer(config: PPOConfig, device: Any) -> StepScorer | None:
 
 def _critic(
     config: PPOConfig, policy: PreTrainedModel, tokenizer: Any, scorer: StepScorer | None
-) -> PreTrainedModel:
-    """The critic reads the policy's tokens, so it can start from the PRM only where the two share them."""
+) -> PreTrainedModel | None:
+    """None for the algorithms without one. A critic reads the policy's tokens, so it can start from a reward
+    model only where the two share them."""
+    if config.algorithm != "ppo":
+        return None
+    if config.critic.init == "reward_model":
+        path = config.critic.reward_model or ""
+        _same_tokens("reward_model", load_tokenizer(path), tokenizer)
+        return critic_from_reward_model(load_reward_model(path))
     if config.critic.init == "policy" or scorer is None:
         return critic_from_policy(policy)
     if isinstance(scorer, LocalScorer):
@@ -113,19 +147,23 @@ def _critic(
         prm, prm_tokenizer = load_prm(config.prm), load_tokenizer(config.prm)
     else:
         raise UserError("critic.init: prm needs a reward model trained here; set critic.init: policy")
-    if prm_tokenizer.get_vocab() != tokenizer.get_vocab():
+    _same_tokens("prm", prm_tokenizer, tokenizer)
+    return critic_from_prm(prm)
+
+
+def _same_tokens(init: str, own: Any, tokenizer: Any) -> None:
+    if own.get_vocab() != tokenizer.get_vocab():
         raise UserError(
-            "critic.init: prm needs a reward model with the policy's tokenizer, and theirs differ; "
+            f"critic.init: {init} needs a reward model with the policy's tokenizer, and theirs differ; "
             "set critic.init: policy (the reward model itself may use any tokenizer)"
         )
-    return critic_from_prm(prm)
 
 
 def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Problem], list[Problem]]:
     """Return (training problems, held-out problems). Without a split of its own for validation, the last
     `num_validation` training problems are held out; a benchmark's test split is never touched."""
     options = {"source": source, "difficulty": config.difficulty}
-    if name == "arithmetic":
+    if get_benchmark(name).validation_split:
         train = read_benchmark(name, split="train", limit=config.num_problems, seed=config.seed, **options)
         if not config.num_validation:
             return train, []
@@ -138,15 +176,17 @@ def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Pr
 
 
 def _validation(
-    config: PPOConfig, problems: list[Problem], grade: Grader, tokenizer: Any
-) -> Callable[[HFGenerator], Mapping[str, float]] | None:
+    config: PPOConfig, problems: list[Problem], grader: Grader, tokenizer: Any
+) -> Callable[[TextGenerator], Mapping[str, float]] | None:
     """Greedy and sampled accuracy on held-out problems, from a random stream of its own."""
     if not config.num_validation:
         return None
     prompts = [render(config.rollout.template, p.text, tokenizer) for p in problems]
 
-    def validate(training: HFGenerator) -> dict[str, float]:
-        generator = HFGenerator(training.model, tokenizer, max_batch=training.max_batch)
+    def validate(training: TextGenerator) -> dict[str, float]:
+        generator = training
+        if isinstance(training, HFGenerator):  # seeding it would set its random stream
+            generator = HFGenerator(training.model, tokenizer, max_batch=training.max_batch)
         accuracies = {}
         for label, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             sampling = Sampling(
@@ -156,7 +196,8 @@ def _validation(
                 seed=VALIDATION_SEED,
             )
             drawn = generator.generate(prompts, sampling)
-            verdicts = [grade(p, s[0].text).status for p, s in zip(problems, drawn, strict=True)]
+            graded = grade_all(grader, problems, [samples[0].text for samples in drawn])
+            verdicts = [verdict.status for verdict in graded]
             judged = len(verdicts) - verdicts.count("unjudged")
             accuracies[f"valid/{label}"] = verdicts.count("correct") / max(judged, 1)
         return accuracies
@@ -174,12 +215,12 @@ def _demonstrations(config: PPOConfig, tokenizer: Any, accelerator: Accelerator)
     )
 
 
-def _isolation(config: EvalConfig) -> str:
+def check_isolation(*, allow_unsandboxed: bool) -> str:
     """How far this machine keeps programs in; none at all must be asked for."""
     from eval.sandbox import isolation
 
     found = isolation()
-    if found.level == "unsandboxed" and not config.allow_unsandboxed:
+    if found.level == "unsandboxed" and not allow_unsandboxed:
         raise UserError(
             "this machine offers no isolation for model-written programs "
             f"({'; '.join(found.missing) or 'not Linux'})\nuse a Linux with user namespaces or landlock, or "
@@ -197,7 +238,9 @@ def evaluate_benchmark(
 ) -> EvalResult:
     """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
     benchmark = get_benchmark(name)
-    isolation = _isolation(config) if benchmark.judges == "program" else None
+    isolation = None
+    if benchmark.judges == "program":
+        isolation = check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     problems: list[Problem] = read_benchmark(
         name,
         source=config.source,
@@ -226,7 +269,7 @@ def evaluate_benchmark(
             source=config.source,
             split=config.split,
             difficulty=config.difficulty,
-            limit=max(config.limit or 0, 500) if name == "arithmetic" else None,
+            limit=max(config.limit or 0, 500) if benchmark.validation_split else None,
             seed=config.seed,
         )
         samples = read_samples(config.samples, every)

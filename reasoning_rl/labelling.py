@@ -14,6 +14,7 @@ from prm.labelling.judge import JudgeFormat, ask_for_index, read_boxed_index
 from prm.labelling.run import Judge, Labelled, label_problems
 from prm.labelling.settings import LabelConfig, LabelSettings
 from prm.model import load_backbone, load_tokenizer
+from reasoning_rl.compose import check_isolation
 from reasoning_rl.rollout.hf import HFGenerator
 
 
@@ -26,14 +27,16 @@ def label_benchmark(
 ) -> tuple[Labelled, int]:
     """Label the steps of a model's, or a file's, solutions; return the labels and the number of problems.
 
-    Raises UserError for benchmarks answered by a program: steps are stripped of the indentation it needs.
+    Raises UserError for programs cut by a splitter that strips the indentation they need.
     """
     benchmark = get_benchmark(name)
     if benchmark.judges == "program":
-        raise UserError(
-            f"{name}: answers are programs, whose indentation is lost when they are cut into steps; "
-            "label a benchmark with written-out answers"
-        )
+        if config.splitter not in ("code_block", "code_line"):
+            raise UserError(
+                f"{name}: answers are programs, whose indentation splitter '{config.splitter}' loses; "
+                "set splitter: code_block (a statement with what stands under it) or code_line"
+            )
+        check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     problems = read_benchmark(
         name,
         source=config.source,
@@ -77,7 +80,8 @@ def label_benchmark(
         identity={
             "benchmark": name,
             **config.model_dump(
-                mode="json", exclude={"output_dir", "max_batch", *LabelSettings.model_fields}
+                mode="json",
+                exclude={"output_dir", "max_batch", "allow_unsandboxed", *LabelSettings.model_fields},
             ),
         },
         on_progress=on_progress,

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 
 from data.errors import UserError, did_you_mean
 from data.settings import read_yaml
-from reasoning_rl.config import merge
+from reasoning_rl.presets import merge
 
 
 @dataclass

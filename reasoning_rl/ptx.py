@@ -10,7 +10,7 @@ from reasoning_rl.functional import next_token_loss
 from reasoning_rl.sft import EncodedPair, NextToken
 
 if TYPE_CHECKING:
-    from reasoning_rl.ppo import Learner
+    from reasoning_rl.learner import Learner
 
 
 class Demonstrations:

@@ -7,6 +7,7 @@ a marshalled tuple (kind, fields); a reply is JSON {"status", "reason"}. One req
 this very process: tests are trusted, and what comes back from programs is plain values.
 """
 
+import ast
 import contextlib
 import importlib
 import json
@@ -54,12 +55,14 @@ def main() -> None:
         while True:
             kind, fields = marshal.loads(wire.receive(client, longest=wire.MAX_TRUSTED_FRAME))
             ground = Ground(zygote, fields.pop("timeout_s"), fields.pop("memory_mb"))
+            ground.is_counting = fields.pop("count", False)
             try:
                 status, reason = kinds[kind](ground, **fields)
             finally:
                 ends = ground.end()
             status, reason = _with_end(status, reason, ends)
-            reply = json.dumps({"status": status, "reason": reason}).encode()
+            answer = {"status": status, "reason": reason, "num_passed": ground.num_passed}
+            reply = json.dumps(answer).encode()
             wire.send(client, reply, longest=wire.MAX_TRUSTED_FRAME)
 
 
@@ -72,6 +75,9 @@ class Ground:
         self.memory_mb = memory_mb
         self.deadline = time.monotonic() + timeout_s
         self.channels: list[socket.socket] = []
+        self.is_counting = False
+        """Go on behind a test that does not hold, to count those that do."""
+        self.num_passed = 0
 
     def start(self, mode: str, standard: tuple[int, ...] = ()) -> socket.socket:
         """Start a process for a program and return the channel to it; `standard`: its input and output."""
@@ -114,12 +120,43 @@ def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has
     namespace: dict[str, Any] = {"__name__": "test", entry_point: candidate}
     if missing:
         namespace |= _borrow(ground, running, program, entry_point, missing)
-    try:
-        exec(code, namespace)
-        if has_check and not callable(namespace.get("check")):
+    if ground.is_counting and not has_check:
+        return _count_asserts(ground, running, test, namespace)
+    outcome = _run_test(ground, running, code, namespace)
+    if has_check and not outcome:
+        if not callable(namespace.get("check")):
             return "error", f"{FAULT}the test defines no function check(candidate)"
-        if has_check:
-            namespace["check"](candidate)
+        outcome = _run_test(ground, running, code, namespace, lambda: namespace["check"](candidate))
+    return outcome or _stopped(running) or ("passed", "")
+
+
+def _count_asserts(ground: Ground, running: Program, test: str, namespace: dict[str, Any]) -> Outcome:
+    """Run the test's statements one by one, on behind an assert that fails; the first outcome that is none
+    of passing is the outcome, as without counting."""
+    failed: Outcome | None = None
+    for statement in ast.parse(test).body:
+        code = compile(ast.Module([statement], []), "<test>", "exec")
+        outcome = _run_test(ground, running, code, namespace)
+        failed = failed or outcome
+        if outcome and (running.over or not isinstance(statement, ast.Assert)):
+            break
+        ground.num_passed += isinstance(statement, ast.Assert) and not outcome
+    return failed or _stopped(running) or ("passed", "")
+
+
+def _run_test(
+    ground: Ground,
+    running: Program,
+    code: Any,
+    namespace: dict[str, Any],
+    run: Callable[[], Any] | None = None,
+) -> Outcome | None:
+    """Run the code of a test, or `run`, which it defined; the outcome where that is not to pass."""
+    try:
+        if run:
+            run()
+        else:
+            exec(code, namespace)
     except AssertionError as error:
         return _stopped(running) or ("failed", _text("assertion", error, code))
     except OutOfTime:
@@ -135,7 +172,7 @@ def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has
         if running.raised and str(error) == running.raised[1]:
             return "error", ": ".join(running.raised)
         return "failed", _text(type(error).__name__, error, code)
-    return _stopped(running) or ("passed", "")
+    return None
 
 
 def _borrow(
@@ -178,11 +215,15 @@ def judge_calls(
     if outcome:
         return outcome
     is_right = is_constant = True
+    failed: Outcome | None = None
     constant: Any = {"or_true": True, "or_zero": 0}.get(compare)
     for number, (arguments, wanted) in enumerate(zip(calls, expected, strict=True), 1):
         got = _call(ground, running, entry_point, arguments, by_truth=compare == "truth")
         if isinstance(got, Failure):
-            return got.status, f"call {number}: {got.reason}"
+            failed = failed or (got.status, f"call {number}: {got.reason}")
+            if not ground.is_counting or running.over:
+                return failed
+            continue
         match compare:
             case "set":
                 same = same_items(got, wanted)
@@ -194,10 +235,13 @@ def judge_calls(
             case _:
                 same = same_value(got, wanted, tolerance=tolerance, sequences=sequences)
         is_right &= same
+        ground.num_passed += same
         is_constant &= constant is not None and same_value(got, constant)
         if not (is_right or is_constant):
-            return "failed", f"call {number}: got {_short(got)}, expected {_short(wanted)}"
-    return "passed", ""
+            failed = failed or ("failed", f"call {number}: got {_short(got)}, expected {_short(wanted)}")
+            if not ground.is_counting:
+                return failed
+    return failed or ("passed", "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,10 @@
 """What a vLLM engine in this process and one behind HTTP share: arguments, sampling parameters, faults."""
 
+import hashlib
 import importlib.util
 import os
+import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +55,14 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def engine_arguments(config: EngineConfig, model: str, *, max_model_len: int | None) -> dict[str, Any]:
-    """Return vLLM's engine arguments; the names are those of `vllm.LLM` and, with dashes, of `vllm serve`."""
+def engine_arguments(
+    config: EngineConfig, model: str, *, tokenizer: str, max_model_len: int | None
+) -> dict[str, Any]:
+    """Return vLLM's engine arguments; the names are those of `vllm.LLM` and, with dashes, of its server."""
     gpu = has_gpu()
     arguments: dict[str, Any] = {
         "model": model,
+        "tokenizer": tokenizer,
         "dtype": config.dtype if config.dtype != "auto" else ("bfloat16" if gpu else "float32"),
         "max_num_seqs": config.max_num_seqs,
         "max_model_len": max_model_len,
@@ -82,6 +88,17 @@ def engine_arguments(config: EngineConfig, model: str, *, max_model_len: int | N
     return arguments
 
 
+def save_tokenizer(tokenizer: Any) -> tempfile.TemporaryDirectory[str]:
+    """A folder with the tokenizer and nothing else, for the engine to read.
+
+    Beside a config.json, transformers may take the architecture's usual tokenizer class over the saved one,
+    and stop strings would be looked for in other text.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="stepwell-tokenizer-")
+    tokenizer.save_pretrained(folder.name)
+    return folder
+
+
 def context_of(config: EngineConfig, model_config: Any) -> int | None:
     """Tokens of prompt and response together: the model's context, or less where settings say so."""
     own = getattr(model_config, "max_position_embeddings", None)
@@ -100,7 +117,7 @@ def sampling_arguments(sampling: Sampling, *, eos: int, room: int, seed: int) ->
     name others, and what ends an answer must not depend on the engine.
     """
     return {
-        "n": sampling.n,
+        "n": sampling.n if sampling.temperature else 1,  # greedy samples are all the same: one is drawn
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "top_k": sampling.top_k,
@@ -116,7 +133,13 @@ def sampling_arguments(sampling: Sampling, *, eos: int, room: int, seed: int) ->
 
 def start_error(error_text: str, model: str) -> UserError:
     """What went wrong while an engine started, as one message with its remedy."""
-    last = next((line.strip() for line in reversed(error_text.splitlines()) if line.strip()), "no message")
+    lines = [line.strip() for line in error_text.splitlines() if line.strip()]
+    errors = [
+        line
+        for line in lines
+        if re.match(r"(\(.*?\) ERROR .*?\] )?[\w.]*(Error|Exception|Interrupt)\b", line)
+    ]
+    last = (errors or lines or ["no message"])[-1]
     if any(sign in error_text for sign in OUT_OF_MEMORY):
         where = next((x for x in error_text.splitlines() if any(s in x for s in OUT_OF_MEMORY)), last)
         return UserError(
@@ -127,5 +150,18 @@ def start_error(error_text: str, model: str) -> UserError:
     return UserError(f"vLLM did not start {model}: {last[-400:]}")
 
 
-def is_folder_with_weights(path: str) -> bool:
-    return any(Path(path).glob("*.safetensors"))
+def fingerprint(folder: str) -> str:
+    """A digest of a model folder's safetensors files: sizes, headers, and a sample of each one's bytes.
+
+    Empty where there are none. Not proof against forgery: it tells one training run's weights from another's.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    files = sorted(Path(folder).glob("*.safetensors"))
+    for file in files:
+        size = file.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with file.open("rb") as stream:
+            for part in range(16):
+                stream.seek(size * part // 16)
+                digest.update(stream.read(2**16))
+    return digest.hexdigest() if files else ""

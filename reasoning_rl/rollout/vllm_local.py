@@ -9,7 +9,7 @@ Not a server: nobody else can use the engine, and it ends with this process.
 import contextlib
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,11 +29,14 @@ from reasoning_rl.rollout.settings import EngineConfig
 from reasoning_rl.rollout.vllm_engine import (
     context_of,
     engine_arguments,
+    has_gpu,
     require_vllm,
     sampling_arguments,
+    save_tokenizer,
     set_environment,
     start_error,
 )
+from reasoning_rl.rollout.vllm_weights import WeightSync
 
 
 class VLLMGenerator:
@@ -50,12 +53,21 @@ class VLLMGenerator:
         self.tokenizer, self.config, self.seed = tokenizer, config, seed
         self.calls = 0
         self.version = 0
+        self.is_asleep = False
         self.context = context_of(config, AutoConfig.from_pretrained(model))
-        self.llm = start_engine(
-            engine_arguments(config, model, max_model_len=self.context),
-            own_process=config.own_process or config.tensor_parallel > 1,
-        )
+        self.own_process = config.own_process or config.tensor_parallel > 1
+        with save_tokenizer(tokenizer) as folder:
+            self.llm = start_engine(
+                engine_arguments(config, model, tokenizer=folder, max_model_len=self.context),
+                own_process=self.own_process,
+            )
+        # vLLM is imported by now, with the environment that it was to find.
+        from reasoning_rl.rollout.vllm_transfer import LocalSyncClient
+
         self.context = self.llm.llm_engine.model_config.max_model_len
+        self.sync = WeightSync(
+            LocalSyncClient(self.llm, config.timeout_s), config, in_process=not self.own_process
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed, "calls": self.calls, "version": self.version}
@@ -103,10 +115,35 @@ class VLLMGenerator:
                 )
                 for part in sorted(output.outputs, key=lambda part: part.index)
             ]
+            if len(samples[i]) < sampling.n:
+                samples[i] *= sampling.n
         return samples
+
+    def push(self, named_tensors: Iterable[tuple[str, Any]], version: int) -> None:
+        """Give the engine new weights; samples name `version` from now on.
+
+        Raises UserError when it does not take them: it keeps the old ones, and their version.
+        """
+        with _trainer_untouched():
+            if self.is_asleep:
+                self.llm.wake_up()
+                self.is_asleep = False
+            self.sync.push(named_tensors, version)
+        self.version = version
+
+    def sleep(self) -> None:
+        """Free the engine's memory until the next push, where settings and device allow it."""
+        if self.config.sleep and has_gpu() and not self.is_asleep:
+            self.llm.sleep(level=1)  # weights to the CPU's memory: a push that fails leaves them usable
+            self.is_asleep = True
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache."""
+        self.llm.reset_prefix_cache()
 
     def close(self) -> None:
         """Stop the engine and free its memory."""
+        self.sync.close()
         self.llm.llm_engine.engine_core.shutdown()
 
 

@@ -5,7 +5,6 @@ safetensors files (or, from a trainer in the same process, as tensors), are chec
 only when all of them are there. Until then the engine keeps the weights it has.
 """
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,12 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from reasoning_rl.rollout.vllm_engine import fingerprint
+from reasoning_rl.rollout.vllm_weights import crc32
+
 BACKEND = "files"
-CHUNK = 2**24
+PROCESSED = "_already_called_process_weights_after_loading"
+"""vLLM's mark on a layer whose kernels have packed their copy of the weights."""
 
 
 @dataclass
@@ -112,22 +115,12 @@ class FilesTransferEngine(WeightTransferEngine[FilesInit, FilesUpdate]):
             return
         if head is not embedding:
             head.tie_weights(embedding)
-        for marker in ("_already_called_process_weights_after_loading",):
-            if hasattr(head, marker):
-                delattr(head, marker)
+        if hasattr(head, PROCESSED):
+            delattr(head, PROCESSED)
         head.quant_method.process_weights_after_loading(head)
 
     def shutdown(self) -> None:
         self.staged = []
-
-
-def crc32(path: str | Path) -> int:
-    """Checksum of a file's bytes, read in pieces."""
-    value = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            value = zlib.crc32(chunk, value)
-    return value
 
 
 def checkpoint_shapes(folder: str) -> dict[str, tuple[int, ...]]:
@@ -178,7 +171,7 @@ class WeightReceiver:
             "num_layers": config.hf_config.num_hidden_layers,
             "architecture": config.hf_config.architectures[0],
             "logprobs_mode": config.logprobs_mode,
-            "max_model_len": config.max_model_len,
+            "fingerprint": fingerprint(config.model),
         }
 
 
