@@ -8,9 +8,10 @@ from data.errors import UserError
 from data.settings import Settings
 from data.step_readers import NeutralPolicy
 from reasoning_rl.config import Count, NonNegative, Whole
+from reasoning_rl.rollout.pool import EngineChoice
 
 
-class EvalConfig(Settings):
+class EvalConfig(EngineChoice):
     """One evaluation: `stepwell eval BENCHMARK` with either a model or existing samples."""
 
     model: str | None = None
@@ -34,7 +35,7 @@ class EvalConfig(Settings):
     max_new_tokens: Count | None = None
     """none: the benchmark's own."""
     max_batch: Count = 64
-    """Sequences decoded together."""
+    """Sequences decoded together (backend hf)."""
     template: str | None = None
     """Prompt template; none takes the benchmark's own."""
     seed: Whole = 0
