@@ -43,9 +43,7 @@ class EngineChoice(Settings):
         given = self.engine.model_dump() | {"backend": self.backend}
         if count > 1 and self.backend == "vllm":
             given["own_process"] = True
-        return [
-            EngineConfig(**(given | ({"url": url} if url else {}))) for url in addresses or [None] * count
-        ]
+        return [EngineConfig(**(given | {"url": url})) for url in addresses or [given["url"]] * count]
 
     def identity(self) -> dict[str, str]:
         """What of it decides numbers: nothing for hf, as before there was a choice."""

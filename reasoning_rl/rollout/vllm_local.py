@@ -81,8 +81,9 @@ class VLLMGenerator:
     ) -> list[list[Sample]]:
         """Return `sampling.n` samples a prompt, in order.
 
-               places: a number for each prompt that its random stream is made from; none: 0, 1, 2 ...
-        Raises UserError for an empty prompt."""
+        places: a number for each prompt that its random stream is made from; none: 0, 1, 2 ...
+        Raises UserError for an empty prompt.
+        """
         from vllm import SamplingParams
 
         if not prompts:

@@ -91,8 +91,6 @@ class VLLMServerGenerator:
         """Return `sampling.n` samples a prompt, in order.
 
         places: a number for each prompt that its random stream is made from; none: 0, 1, 2 ...
-
-
         Raises UserError for an empty prompt, and when the server stays away for longer than timeout_s.
         """
         if not prompts:
