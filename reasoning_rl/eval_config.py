@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from data.errors import UserError
 from data.settings import Settings
 from data.step_readers import NeutralPolicy
+from prm.labelling.settings import LabelConfig
 from reasoning_rl.config import Count, NonNegative, Whole
 from reasoning_rl.rollout.pool import EngineChoice
 
@@ -52,6 +53,10 @@ class EvalConfig(EngineChoice):
                 "give exactly one of --model (to sample from) and --samples (a file of responses)"
             )
         return self
+
+
+class LabelRunConfig(EngineChoice, LabelConfig):
+    """`stepwell label BENCHMARK`: LabelConfig, and the engines that generate the rollouts."""
 
 
 class CompareConfig(Settings):
