@@ -359,9 +359,12 @@ def short_digest(items: Any) -> str:
 
 def _running(rows: Any) -> dict[str, float]:
     """Numbers for a progress line: accuracy of the judged samples so far, and rates."""
+    rows = list(rows)
     verdicts = [row["verdict"] for row in rows]
+    seconds = sum(row["generation_seconds"] or 0.0 for row in rows)
     judged = len(verdicts) - verdicts.count("unjudged")
     return {
         "correct": verdicts.count("correct") / judged if judged else float("nan"),
         "unjudged": verdicts.count("unjudged") / len(verdicts),
+        **({"tokens/s": sum(row["num_tokens"] or 0 for row in rows) / seconds} if seconds else {}),
     }

@@ -141,7 +141,7 @@ VERBS: dict[str, Verb] = {
     "label": Verb(
         "train",
         "label the steps of solutions by rollouts: Monte Carlo, binary search, OmegaPRM",
-        "prm.labelling.settings:LabelConfig",
+        "reasoning_rl.eval_config:LabelRunConfig",
         "reasoning_rl.commands:run_label",
         "stepwell label gsm8k --model runs/sft/model --k 8 --output-dir runs/label",
         names=("eval.benchmarks:BENCHMARKS",),

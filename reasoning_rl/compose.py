@@ -39,9 +39,12 @@ from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rollout.make import make_generator
+from reasoning_rl.rollout.pool import EngineChoice, open_generator
 from reasoning_rl.sft import encode_pairs
 
 VALIDATION_SEED = 1_000_003
+BATCHES_AHEAD = 4
+"""Times max_num_seqs that an evaluation hands over at once, however many engines there are."""
 
 
 def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, resume: bool = False) -> Path:
@@ -257,7 +260,11 @@ def evaluate_benchmark(
         "passes_public": make_public_check(name),
         "settings": {
             "benchmark": name,
-            **config.model_dump(mode="json", exclude={"output_dir", "max_batch", "allow_unsandboxed"}),
+            **config.model_dump(
+                mode="json",
+                exclude={"output_dir", "max_batch", "allow_unsandboxed", *EngineChoice.model_fields},
+            ),
+            **config.identity(),
             **({"isolation": isolation} if isolation else {}),
             **({} if config.samples else {"prompt": describe_template(template)}),
         },
@@ -275,9 +282,7 @@ def evaluate_benchmark(
         )
         samples = read_samples(config.samples, every)
         return evaluate(problems, samples=samples, scores=read_sample_scores(config.samples, every), **common)
-    model, tokenizer = load_backbone(config.model or ""), load_tokenizer(config.model or "")
-    model = model.to(device)
-    generator = HFGenerator(model, tokenizer, max_batch=config.max_batch, seed=config.seed)
+    tokenizer = load_tokenizer(config.model or "")
     temperature = config.temperature
     if temperature is None:
         temperature = 0.0 if config.num_samples == 1 else 1.0
@@ -289,14 +294,24 @@ def evaluate_benchmark(
         stop=get_template(template).stop,
         seed=config.seed,
     )
-    return evaluate(
-        problems,
-        generator=generator,
-        render=lambda text: render(template, text, tokenizer),
-        sampling=sampling,
-        batch_size=max(1, config.max_batch // config.num_samples),
-        **common,
-    )
+    # An engine keeps itself full: batches are only what a killed run may lose.
+    rows = config.max_batch if config.backend == "hf" else BATCHES_AHEAD * config.engine.max_num_seqs
+    with open_generator(
+        config,
+        path=config.model or "",
+        tokenizer=tokenizer,
+        device=device,
+        max_batch=config.max_batch,
+        seed=config.seed,
+    ) as generator:
+        return evaluate(
+            problems,
+            generator=generator,
+            render=lambda text: render(template, text, tokenizer),
+            sampling=sampling,
+            batch_size=max(1, rows // config.num_samples),
+            **common,
+        )
 
 
 def load_step_scorer(

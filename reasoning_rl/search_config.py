@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from data.aggregation import Aggregation
 from data.errors import UserError
-from data.settings import Settings
 from reasoning_rl.config import Count, Positive, Whole
+from reasoning_rl.rollout.pool import EngineChoice
 
 SearchMethod = Literal["majority", "best_of_n", "weighted_vote", "beam", "dvts"]
 
 
-class SearchConfig(Settings):
+class SearchConfig(EngineChoice):
     """One search: `stepwell search BENCHMARK --model POLICY --prm PRM --method beam --n 16`."""
 
     model: str
@@ -62,7 +62,7 @@ class SearchConfig(Settings):
     batch_size: Count = 16
     """Problems searched side by side."""
     max_batch: Count = 64
-    """Sequences decoded together."""
+    """Sequences decoded together (backend hf)."""
     seed: Whole = 0
     """Seeds the sampling, and the arithmetic world's problems."""
     output_dir: str = "outputs/search"

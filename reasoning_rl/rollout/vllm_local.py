@@ -76,8 +76,14 @@ class VLLMGenerator:
         """Restores the random stream. The weights are pushed by whoever restored them."""
         self.seed, self.calls, self.version = state["seed"], state["calls"], state["version"]
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Sample]]:
-        """Return `sampling.n` samples a prompt, in order. Raises UserError for an empty prompt."""
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, *, places: Sequence[int] | None = None
+    ) -> list[list[Sample]]:
+        """Return `sampling.n` samples a prompt, in order.
+
+        places: a number for each prompt that its random stream is made from; none: 0, 1, 2 ...
+        Raises UserError for an empty prompt.
+        """
         from vllm import SamplingParams
 
         if not prompts:
@@ -94,7 +100,7 @@ class VLLMGenerator:
                     sampling,
                     eos=self.tokenizer.eos_token_id,
                     room=self.context - len(encoded[i]),
-                    seed=request_seed(seed, call, i),
+                    seed=request_seed(seed, call, i if places is None else places[i]),
                 ),
             )
             for i in rows

@@ -85,9 +85,12 @@ class VLLMServerGenerator:
         """Restores the random stream. The weights are pushed by whoever restored them."""
         self.seed, self.calls, self.version = state["seed"], state["calls"], state["version"]
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Sample]]:
+    def generate(
+        self, prompts: Sequence[str], sampling: Sampling, *, places: Sequence[int] | None = None
+    ) -> list[list[Sample]]:
         """Return `sampling.n` samples a prompt, in order.
 
+        places: a number for each prompt that its random stream is made from; none: 0, 1, 2 ...
         Raises UserError for an empty prompt, and when the server stays away for longer than timeout_s.
         """
         if not prompts:
@@ -105,7 +108,7 @@ class VLLMServerGenerator:
                 sampling,
                 eos=self.tokenizer.eos_token_id,
                 room=self.context - len(ids),
-                seed=request_seed(seed, call, i),
+                seed=request_seed(seed, call, i if places is None else places[i]),
             )
             body |= {"model": self.served, "prompt": ids, "return_token_ids": True}
             choices = sorted(self._ask(body, patience)["choices"], key=lambda choice: choice["index"])
