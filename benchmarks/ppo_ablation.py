@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=2560, help="sampled in each run, 64 or 256 at a time")
     parser.add_argument("--stress", type=float, default=4.0, help="times the quickstart's learning rates")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
-    parser.add_argument("--problems", type=int, default=160, help="held out, of each validation")
+    parser.add_argument("--problems", type=int, default=128, help="held out, of each validation")
     parser.add_argument("--jobs", type=int, default=cpu_count(), help="runs side by side")
     parser.add_argument("--models", default="outputs/seed{seed}", help="quickstart folder of each seed")
     parser.add_argument("--output-dir", default="outputs/ppo_ablation")
