@@ -32,8 +32,11 @@ from ablation import interval, prepare, shown
 
 from data.errors import UserError
 from data.machine import cpu_count
+from data.settings import read_yaml
+from reasoning_rl.config import PPOConfig
 from reasoning_rl.presets import merge
 
+QUICKSTART = Path(__file__).resolve().parent.parent / "configs" / "quickstart.yaml"
 SMALL, LARGE = 64, 256
 """Answers of an iteration; a quarter of them is a minibatch."""
 
@@ -96,7 +99,7 @@ def main() -> None:
     parser.add_argument("--answers", type=int, default=2560, help="sampled in each run, 64 or 256 at a time")
     parser.add_argument("--stress", type=float, default=4.0, help="times the quickstart's learning rates")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), metavar="ROW")
-    parser.add_argument("--problems", type=int, default=160, help="held out, of each validation")
+    parser.add_argument("--problems", type=int, default=128, help="held out, of each validation")
     parser.add_argument("--jobs", type=int, default=cpu_count(), help="runs side by side")
     parser.add_argument("--models", default="outputs/seed{seed}", help="quickstart folder of each seed")
     parser.add_argument("--output-dir", default="outputs/ppo_ablation")
@@ -124,12 +127,9 @@ def folder_of(name: str, seed: int, args: dict[str, Any]) -> Path:
     return Path(args["output_dir"]) / f"{words}_{seed}"
 
 
-def settings(name: str, seed: int, args: dict[str, Any]) -> Any:
+def settings(name: str, seed: int, args: dict[str, Any]) -> PPOConfig:
     """The row's settings in this world: its short answers, and rates that fit a model of 0.6 M parameters."""
-    from reasoning_rl.config import PPOConfig
-    from reasoning_rl.quickstart import PPO
-
-    row = ROWS[name]
+    row, quickstart = ROWS[name], read_yaml(QUICKSTART)
     answers = row["rollout"]["problems_per_iteration"] * row["rollout"]["samples_per_problem"]
     models = args["models"].format(seed=seed)
     world = {
@@ -143,10 +143,10 @@ def settings(name: str, seed: int, args: dict[str, Any]) -> Any:
         "save_every": 2 * LARGE // answers,
         "keep_checkpoints": 1,
         "rollout": {"max_new_tokens": 64, "temperature": 1.0, "top_p": 1.0, "top_k": 0},
-        "critic": {"learning_rate": args["stress"] * PPO["critic"]["learning_rate"]},
+        "critic": {"learning_rate": args["stress"] * quickstart["critic"]["learning_rate"]},
         "update": {
-            "learning_rate": args["stress"] * PPO["update"]["learning_rate"],
-            "micro_batch_tokens": PPO["update"]["micro_batch_tokens"],
+            "learning_rate": args["stress"] * quickstart["update"]["learning_rate"],
+            "micro_batch_tokens": quickstart["update"]["micro_batch_tokens"],
         },
     }
     return PPOConfig.from_preset(merge(world, row))
@@ -158,7 +158,6 @@ def train(name: str, seed: int, args: dict[str, Any]) -> str:
     from accelerate import Accelerator
 
     from reasoning_rl.compose import train_ppo
-    from reasoning_rl.config import PPOConfig
     from reasoning_rl.telemetry import RunLog
 
     torch.set_num_threads(1)
