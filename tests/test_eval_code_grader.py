@@ -302,3 +302,41 @@ def test_without_isolation_the_command_line_asks_first(tmp_path, capsys, monkeyp
         main([*arguments, "--allow-unsandboxed"])
     result = json.loads((tmp_path / "out" / "humaneval" / "result.json").read_text())
     assert result["settings"]["isolation"] == "unsandboxed" and result["accuracy"]["value"] == 1.0
+
+
+def test_a_model_is_put_to_every_programming_benchmark(tmp_path, capsys):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from data.world_tokenizer import byte_bpe_tokenizer
+    from reasoning_rl.cli import main
+
+    tokenizer = byte_bpe_tokenizer([PROMPT], vocab_size=300)
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes, **ids)).save_pretrained(tmp_path / "m")
+    tokenizer.save_pretrained(tmp_path / "m")
+    human = {"task_id": "HumanEval/0", "prompt": PROMPT, "entry_point": "total", "test": TEST}
+    human |= {"canonical_solution": "    return sum(xs)\n"}
+    mbpp = {"task_id": 2, "code": "def f(x):\n    return x", "test_list": ["assert f(1) == 1"]}
+    contest = {"name": "c", "description": "Example Input 1 Output 2 "}
+    apps = {"problem_id": 1, "question": "Double.", "input_output": '{"inputs": ["1"], "outputs": ["2"]}'}
+    plus = {"base_input": [[[1, 2]]], "plus_input": [[[3]]], "atol": 0}
+    rows = {
+        "humaneval": human,
+        "humaneval_plus": human | plus,
+        "mbpp": mbpp | {"text": "Identity."},
+        "mbpp_plus": mbpp | {"prompt": "Identity.", "test": "assert f(2) == 2"},
+        "apps": apps,
+        "codecontests": contest | {"tests": {"inputs": ["1"], "outputs": ["2"]}},
+    }
+    for name, values in rows.items():
+        source = samples_file(tmp_path, values)
+        options = ["--num-samples", "2", "--max-new-tokens", "4", "--output-dir", str(tmp_path / "out")]
+        main(["eval", name, "--model", str(tmp_path / "m"), "--source", str(source), *options])
+        result = json.loads((tmp_path / "out" / name / "result.json").read_text())
+        assert (
+            result["num_samples"] == 2 and result["unjudged_rate"] == 0 and result["accuracy"]["value"] == 0
+        )
+        assert result["settings"]["prompt"]["name"] == BENCHMARKS[name].template
+        assert bool(result["submitted_at"]) == (name in ("mbpp", "mbpp_plus", "codecontests"))
+        assert "isolation of programs" in capsys.readouterr().out

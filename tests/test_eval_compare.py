@@ -145,6 +145,26 @@ def test_scores_choose_among_samples(tmp_path):
     assert "best-of-3 by score" in dict(result.rows())
 
 
+def test_a_hundred_problems_in_qwens_form_give_90_94_96(tmp_path):
+    # The shape of Qwen2.5-Math's example: 8 samples a problem, scores in lists of one. 90 problems have all 8
+    # right; of the other 10 the first sample is wrong, 6 have a right one, and the score finds 4 of those.
+    problems = [Problem(f"math/{k}", f"{k} ?", str(k)) for k in range(100)]
+    rows = []
+    for k in range(100):
+        right = [1] * 8 if k < 90 else [0, 0, int(k < 96), 0, 0, 0, 0, 0]
+        scores = [0.5] * 8 if k < 90 else [0.4, 0.3, 0.9 if k < 94 else 0.1, *[0.2] * 5]
+        code = [str(k) if ok else "-1" for ok in right]
+        rows.append({"question": f"{k} ?", "code": code, "pred_score": [[score] for score in scores]})
+    path = write(tmp_path / "qwen.jsonl", rows)
+    samples, scores = read_samples(path, problems), read_sample_scores(path, problems)
+    result = evaluate(problems, out_dir=tmp_path / "o", grader=grader, samples=samples, scores=scores)
+    first = {name: group[:1] for name, group in samples.items()}
+    greedy = evaluate(problems, out_dir=tmp_path / "g", grader=grader, samples=first)
+    assert greedy.accuracy.value == pytest.approx(0.90)
+    assert result.best_at[8].value == pytest.approx(0.94)
+    assert result.pass_at[8].value == pytest.approx(0.96)
+
+
 def test_samples_without_scores_have_none(tmp_path):
     path = write(tmp_path / "s.jsonl", [{"id": "gsm8k/0", "response": "1"}])
     assert read_sample_scores(path, PROBLEMS) is None
