@@ -62,7 +62,8 @@ class RewardConfig(Settings):
     """Running moments of the whole response's reward over all past rollouts: divide by the deviation
     (scale), and also subtract the mean, on the last token (standardise)."""
     clip: Positive | None = 10.0
-    """Bound on a token's reward after normalisation, in deviations (arXiv 2307.04964: 0.3 and 0.8)."""
+    """Bound on a token's reward after normalisation, in deviations (arXiv 2307.04964: 0.3 and 0.8). Not of
+    grpo, which normalises by itself."""
     overlong_buffer: Whole = 0
     """Last tokens before max_new_tokens over which an answer's outcome falls by up to 1; 0 is off
     (arXiv 2503.14476: 4096 of 20480)."""
