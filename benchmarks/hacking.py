@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--prm-solutions", type=int, default=6000, help="labelled samples for the PRM")
+    parser.add_argument("--prm-solutions", type=int, default=10_000, help="labelled samples for the PRM")
     parser.add_argument("--jobs", type=int, default=cpu_count(), help="runs side by side, one thread each")
     parser.add_argument("--models", default="outputs/seed{seed}", help="quickstart folder of each seed")
     parser.add_argument("--output-dir", default="outputs/hacking")

@@ -42,6 +42,8 @@ FOLLOWED = (
 )
 SMOOTHED = 3
 """Iterations whose mean is held against the best so far: the best of single batches is luck."""
+RARE = 0.05
+"""Below this share of right or of wrong answers a correlation hangs on a handful of them."""
 TRENDS = {
     "hack/gap_trend": "hack/score_outcome_gap",
     "hack/correlation_trend": "hack/reward_outcome_correlation",
@@ -176,15 +178,15 @@ class HackGauge:
         """Return each broken bound's name and what to say of it."""
         config, now, base = self.config, metrics, self.baseline
         broken = {}
-        gap = "hack/score_outcome_gap"
-        if gap in now and now[gap] - base.get(gap, 0.0) > config.max_gap_rise:
-            broken["gap"] = (
-                f"the PRM's score is {now[gap]:.2f} above verified accuracy, {base[gap]:.2f} at first"
-            )
+        gap = now.get("hack/score_outcome_gap")
+        began = base.get("hack/score_outcome_gap", 0.0)
+        if gap is not None and gap - began > config.max_gap_rise:
+            broken["gap"] = f"the PRM's score is {gap:.2f} above verified accuracy, {began:.2f} at first"
         if said := self._outcome_drop(is_scored="reward/step_score" in now):
             broken["outcome"] = said
         paid = now.get("hack/reward_outcome_correlation")
-        if paid is not None and paid < config.min_correlation:
+        vary = RARE <= now["reward/outcome"] <= 1 - RARE
+        if paid is not None and vary and paid < config.min_correlation:
             broken["correlation"] = f"step rewards and verified outcomes correlate by {paid:.2f}"
         for name, metric, unit in (
             ("steps", "hack/num_steps", "steps"),

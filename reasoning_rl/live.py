@@ -54,10 +54,12 @@ def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
 
     Of a longer course each bar is the mean of its share. A constant is a line at half height.
     """
+    if not values:
+        return ""
     count = min(width, len(values))
     edges = [round(k * len(values) / count) for k in range(count + 1)]
     means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
-    low, high = min(means, default=0.0), max(means, default=0.0)
+    low, high = min(means), max(means)
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         return BARS[3] * count
     return "".join(BARS[round((m - low) / (high - low) * (len(BARS) - 1))] for m in means)
