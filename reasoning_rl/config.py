@@ -86,7 +86,8 @@ class CriticConfig(Settings):
     """Start from the weights of the process reward model, of a pairwise reward model (both must share the
     policy's tokenizer), or of the policy with a head of zeros."""
     reward_model: str | None = None
-    """Folder or hub id of the pairwise reward model that init reward_model starts from."""
+    """Folder or hub id of the pairwise reward model that init reward_model starts from; none: the run's
+    own."""
     pretrain_iterations: Whole = 2
     """First iterations in which the critic alone learns, on Monte-Carlo returns, under a frozen policy
     (arXiv 2307.04964: until its loss is near 0; 2504.05118: 50)."""
@@ -179,6 +180,9 @@ class PPOConfig(Settings):
     """Folder or hub id of the process reward model; off trains on the outcome alone (reward.form none)."""
     prm_format: str | None = None
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    reward_model: str | None = None
+    """Folder of a reward model of whole responses (`stepwell rm`); it pays the outcome in place of the
+    verified answer, also for prompts without one (problems_format: prompts)."""
     problems: str = "arithmetic"
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None
@@ -249,7 +253,7 @@ class PPOConfig(Settings):
     def _check_critic(self) -> None:
         """What each algorithm needs, and what it cannot do."""
         if self.algorithm == "ppo":
-            if self.critic.init == "reward_model" and self.critic.reward_model is None:
+            if self.critic.init == "reward_model" and not (self.critic.reward_model or self.reward_model):
                 raise UserError("critic.init: reward_model needs critic.reward_model, its folder or hub id")
             return
         needs_siblings = self.algorithm == "grpo" or self.group.baseline != "none"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.protocols import Grader, StepScorer, TextGenerator
+from data.protocols import Grader, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sample, Sampling
 from data.steps import Splitter, split_steps, step_end_tokens, token_char_ends
 from reasoning_rl.config import RewardConfig
@@ -119,6 +119,19 @@ def grade(grader: Grader, rollout: Rollout) -> tuple[Tensor, Tensor]:
             outcomes[row] = float(status == "correct")
             judged[row] = status != "unjudged"
     return outcomes, judged
+
+
+def reward_responses(
+    reward_model: ResponseScorer, render: Callable[[str], str], rollout: Rollout
+) -> tuple[Tensor, Tensor]:
+    """Return (rewards (B,) f32, judged (B,) bool) of a reward model, in the place of `grade`'s outcomes.
+
+    A truncated response gets 0 unseen; one that does not fit the model's context is not judged.
+    """
+    prompts = [render(problem.text) for problem in rollout.problems]
+    rewards = reward_model.score_responses(prompts, rollout.responses)
+    judged = torch.tensor([reward is not None for reward in rewards]) | ~rollout.complete
+    return torch.tensor([reward or 0.0 for reward in rewards]) * rollout.complete, judged
 
 
 def step_and_outcome_rewards(

@@ -16,13 +16,20 @@ from accelerate import Accelerator
 from data.errors import UserError
 from data.machine import peak_rss_mb
 from data.prompts import get_template
-from data.protocols import Grader, MetricLog, StepScorer
+from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer
 from data.schema import Problem, Sampling
 from prm.checkpoint import load_latest, refuse_used_folder, rng_state, save_checkpoint
 from reasoning_rl.advantages import make_experience, make_group_experience
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.dynamic import sample_rollout
-from reasoning_rl.experience import collect, grade, rollout_metrics, score_rollout, task_rewards
+from reasoning_rl.experience import (
+    collect,
+    grade,
+    reward_responses,
+    rollout_metrics,
+    score_rollout,
+    task_rewards,
+)
 from reasoning_rl.learner import Learner
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampler import ProblemSampler
@@ -44,12 +51,14 @@ def run_ppo(
     log: MetricLog,
     validate: Callable[[HFGenerator], Mapping[str, float]] | None = None,
     demonstrations: "Demonstrations | None" = None,
+    reward_model: ResponseScorer | None = None,
     resume: bool = False,
 ) -> None:
     """Train `learner` in place for `config.iterations` iterations.
 
     validate: called with a generator over the current policy; it must not use the training's random stream.
-    demonstrations: what the ptx loss draws from. resume: continue from the newest checkpoint.
+    demonstrations: what the ptx loss draws from. reward_model: pays the outcome in the grader's place.
+    resume: continue from the newest checkpoint.
     Raises UserError after five updates in a row without a finite loss or gradient.
     """
     accelerator, run_dir = learner.accelerator, Path(config.output_dir)
@@ -88,7 +97,10 @@ def run_ppo(
         )
         rollout = sampled.rollout
         clock.lap("generate")
-        scores = score_rollout(scorer, grader, rollout, sampled.graded)
+        graded = sampled.graded
+        if reward_model is not None:
+            graded = reward_responses(reward_model, render, rollout)
+        scores = score_rollout(scorer, grader, rollout, graded)
         clock.lap("score")
         pretraining = learner.critic is not None and iteration <= config.critic.pretrain_iterations
         rewards, totals = task_rewards(
