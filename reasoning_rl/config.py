@@ -61,7 +61,8 @@ class RewardConfig(Settings):
     """Running moments of the whole response's reward over all past rollouts: divide by the deviation
     (scale), and also subtract the mean, on the last token (standardise)."""
     clip: Positive | None = 10.0
-    """Bound on a token's reward after normalisation, in deviations (arXiv 2307.04964: 0.3 and 0.8)."""
+    """Bound on a token's reward after normalisation, in deviations (arXiv 2307.04964: 0.3 and 0.8). Not of
+    grpo, which normalises by itself."""
     overlong_buffer: Whole = 0
     """Last tokens before max_new_tokens over which an answer's outcome falls by up to 1; 0 is off
     (arXiv 2503.14476: 4096 of 20480)."""
@@ -223,6 +224,7 @@ class PPOConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_critic()
         batch, mini = self.rollouts_per_iteration, self.update.minibatch_size
         if batch % mini:
             near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - mini))[:2]
@@ -243,7 +245,6 @@ class PPOConfig(Settings):
             raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
         if self.kl.place == "loss" and self.kl.estimator == "k1" and self.kl.coef > 0:
             raise UserError("kl.place: loss needs kl.estimator k2 or k3: the gradient of k1 is 0 on average")
-        self._check_critic()
         if self.kl.target is not None and self.kl.coef == 0:
             raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
         if self.update.ptx_coef > 0 and self.demonstrations is None:
