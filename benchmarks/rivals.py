@@ -22,6 +22,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -156,19 +157,30 @@ def run(name: str, seed: int, models: str, folder: str) -> dict[str, Any]:
 def train(name: str, seed: int, models: str, folder: str) -> None:
     from accelerate import Accelerator
 
+    from reasoning_rl.telemetry import RunLog
+
+    config, go = configure(name, seed, models, folder)
+    saved = Path(folder) / "config.yaml"
+    if saved.exists() and type(config).from_yaml(saved) != config:
+        raise SystemExit(f"{folder} holds a run with other settings; choose another --output-dir")
+    config.to_yaml(saved)
+    go(config, accelerator=Accelerator(cpu=True), log=RunLog(folder), resume=True)
+
+
+def configure(name: str, seed: int, models: str, folder: str) -> tuple[Any, Callable[..., Any]]:
+    """Return a row's settings and the function that runs them."""
     from reasoning_rl.compose import train_ppo
     from reasoning_rl.compose_preference import train_dpo_iter, train_rft
     from reasoning_rl.config import PPOConfig
     from reasoning_rl.dpo_iter import DPOIterConfig
     from reasoning_rl.presets import merge
     from reasoning_rl.rft import RFTConfig
-    from reasoning_rl.telemetry import RunLog
 
     kind, with_prm, layers = ARMS[name]
+    settings = ONLINE if kind == "ppo" else ROUND
     own: dict[str, Any] = {"policy": f"{models}/sft/model", "output_dir": folder, "seed": seed}
     if with_prm:
         own["prm"] = f"{models}/prm/model"
-    settings = ONLINE if kind == "ppo" else ROUND
     if kind == "ppo":
         own["reward"] = STEPS if with_prm else OUTCOME
     for layer in (*layers, own):
@@ -178,12 +190,7 @@ def train(name: str, seed: int, models: str, folder: str) -> None:
         "dpo": (DPOIterConfig.from_dict, train_dpo_iter),
         "rft": (RFTConfig.from_dict, train_rft),
     }[kind]
-    config = make(settings)
-    saved = Path(folder) / "config.yaml"
-    if saved.exists() and type(config).from_yaml(saved) != config:
-        raise SystemExit(f"{folder} holds a run with other settings; choose another --output-dir")
-    config.to_yaml(saved)
-    go(config, accelerator=Accelerator(cpu=True), log=RunLog(folder), resume=True)
+    return make(settings), go
 
 
 def read_curve(folder: str) -> list[dict[str, float]]:
