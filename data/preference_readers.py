@@ -19,12 +19,13 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import UserError
 from data.files import write_atomically
-from data.schema import Preference
+from data.schema import Preference, Problem
 from data.sources import Row, field, read_rows, show
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,37 @@ def read_preferences(
     if left_out:
         logger.warning("%s: %d pairs; left out: %s", source, len(pairs), dict(left_out))
     return pairs
+
+
+def read_prompts(source: str | Path, *, split: str = "train", limit: int | None = None) -> list[Problem]:
+    """Return the distinct prompts of a source, in order, at most `limit`; they have no answer.
+
+    A row is {prompt: text or messages}, or any preference row, whose responses are left. Messages are written
+    as a transcript. Raises UserError, with file and line, for other rows.
+    """
+    prompts: dict[str, str] = {}
+    for row in read_rows(source, split=split):
+        if limit is not None and len(prompts) >= limit:
+            break
+        if "chosen" in row.values or "response_0" in row.values:
+            pair = _read(row, "better", transcript)
+            text = pair.prompt if pair else ""
+        else:
+            prompt = field(row, "prompt", (str, list), expected="prompt")
+            text = prompt if isinstance(prompt, str) else transcript(_messages(row, "prompt", prompt))
+        if text.strip():
+            prompts.setdefault(text, str(row.values.get("id", "")))
+    if not prompts:
+        raise UserError(f"{source}: no prompt")
+    return [
+        Problem(
+            id=f"prompts/{name or sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}",
+            text=text,
+            answer="",
+            source="prompts",
+        )
+        for text, name in prompts.items()
+    ]
 
 
 def write_preferences(path: str | Path, pairs: Sequence[Preference]) -> None:

@@ -97,6 +97,8 @@ _FOUR_SHOTS = (
 
 TEMPLATES: dict[str, Template] = {
     "plain": Template(version=1),
+    # A prompt that says itself where the response begins, such as a transcript of a dialogue.
+    "raw": Template(version=1, after="", stop=("\n\nHuman:",)),
     "gsm8k_cot": Template(
         version=1,
         before="".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in _GSM8K_SHOTS) + "Question: ",

@@ -62,6 +62,21 @@ def _read_made(
     return make(NUM_MADE if limit is None else limit, seed, split=split or "test", difficulty=difficulty)
 
 
+def _read_prompts(
+    source: str | Path | None,
+    *,
+    split: str | None,
+    limit: int | None,
+    difficulty: str,  # noqa: ARG001 - has none
+    seed: int,  # noqa: ARG001 - the rows are fixed
+) -> list[Problem]:
+    from data.preference_readers import read_prompts
+
+    if source is None:
+        raise UserError("benchmark 'prompts' has no data of its own; give a file of rows with a prompt")
+    return read_prompts(source, split=split or "train", limit=limit)
+
+
 def _read_stored(
     name: str,
     is_code: bool,
@@ -133,6 +148,14 @@ BENCHMARKS: dict[str, Benchmark] = {
         _answers("amc23", "AMC 12 2023, 40 problems with a number as answer", "boxed_chat", "math", 4096),
         _answers("olympiadbench", "olympiad problems in English, 675", "boxed_chat", "math", 4096),
         _answers("minerva_math", "undergraduate science, 272 problems", "boxed_chat", "math", 2048),
+        Benchmark(
+            "prompts",
+            "rows with a prompt and no answer, such as dialogues: for a reward model to judge",
+            "raw",
+            (),
+            256,
+            _read_prompts,
+        ),
         _programs("humaneval", "164 Python functions to complete, hand-written tests", "code_complete", 512),
         _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "evalplus_humaneval", 768),
         _programs("mbpp", "974 short Python tasks, 3 asserts each; the test split has 500", "code_task", 512),
@@ -191,6 +214,8 @@ def make_grader(
         )
     if name == "arithmetic":
         return grade_arithmetic
+    if not benchmark.chain:
+        return lambda problem, response: Verdict("unjudged", "there is no answer to compare with")
 
     from eval.answers import extract_answer
     from eval.math_grader import grade

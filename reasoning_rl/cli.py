@@ -230,6 +230,13 @@ VERBS: dict[str, Verb] = {
         "stepwell search gsm8k --model runs/sft/model --prm runs/prm/model --method beam --n 16",
         names=("eval.benchmarks:BENCHMARKS",),
     ),
+    "duel": Verb(
+        "evaluate",
+        "win, tie, lose between two policies: by a reward model, a judge, or the answer",
+        "reasoning_rl.duel:DuelConfig",
+        "reasoning_rl.commands_preference:run_duel_command",
+        "stepwell duel runs/ppo/model runs/sft/model --problems pairs.jsonl --problems-format prompts",
+    ),
     "compare": Verb(
         "evaluate",
         "two evaluations problem by problem: difference, interval, what flipped",

@@ -1,11 +1,12 @@
 """Verbs that learn from preferences, or state them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from reasoning_rl.commands import FIT_SHOWN, _say, _with_live_log, make_accelerator
-from reasoning_rl.live import table_text
+from data.errors import UserError
+from reasoning_rl.commands import FIT_SHOWN, _say, _say_plainly, _with_live_log, make_accelerator
+from reasoning_rl.live import Live, table_text
 from reasoning_rl.options import parse
 from reasoning_rl.telemetry import read_metrics
 
@@ -105,3 +106,29 @@ def run_rm(args: list[str]) -> None:
         ]
         _say(accelerator, table_text([("held-out pairs", ""), *rows]))
     _say(accelerator, f"trained reward model: {folder}")
+
+
+def run_duel_command(args: list[str]) -> None:
+    """`stepwell duel A B`."""
+    from reasoning_rl.compose_duel import run_duel
+    from reasoning_rl.duel import DuelConfig
+
+    parsed = parse(args, DuelConfig, positional=2)
+    config = DuelConfig.from_dict(parsed.values, parsed.where)
+    if len(parsed.positional) < 2:
+        raise UserError("which policies? stepwell duel MODEL MODEL; the verdicts are the first one's")
+    with Live("duel", 1) as live:
+        device = make_accelerator().device
+        result = run_duel(*parsed.positional, config, device=device, on_progress=live.follow)
+    rows = [("first against second", f"{result['judged']} judged, {result['unjudged']} not")]
+    for name in ("win", "tie", "lose", "win_rate"):
+        found = result[name]
+        interval = f"[{found['low']:.3f}, {found['high']:.3f}]"
+        rows.append((name.replace("_", " "), f"{found['value']:.3f}  {interval}  of {_whole(name, result)}"))
+    rows.append(("wins against losses", f"p {result['p']:.3g}"))
+    _say_plainly(table_text(rows))
+    _say_plainly(f"every pair with its verdict: {Path(config.output_dir) / 'duel.jsonl'}")
+
+
+def _whole(name: str, result: Mapping[str, Any]) -> str:
+    return f"{result['win_rate']['count']} decided" if name == "win_rate" else f"{result['judged']}"

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from data.errors import UserError
 from data.grading import grade_all
 from data.prompts import describe_template, get_template, render
-from data.protocols import Grader, MetricLog, StepScorer, TextGenerator
+from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
@@ -37,6 +37,7 @@ from reasoning_rl.models import (
 )
 from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
+from reasoning_rl.reward_model import ResponseRewardModel
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rollout.make import make_generator
 from reasoning_rl.rollout.pool import EngineChoice, open_generator
@@ -74,6 +75,9 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
+    reward_model = None
+    if config.reward_model is not None:
+        reward_model = ResponseRewardModel.load(config.reward_model, device=accelerator.device)
     learner = Learner(
         config,
         accelerator,
@@ -101,9 +105,10 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         scorer=scorer,
         grader=grader,
         log=log,
-        validate=_validation(config, held_out, grader, tokenizer),
+        validate=_validation(config, held_out, grader, tokenizer, reward_model),
         demonstrations=_demonstrations(config, tokenizer, accelerator),
         signals=make_signals(config, policy, tokenizer, make_grader(name), accelerator),
+        reward_model=reward_model,
         resume=resume,
     )
     folder = Path(config.output_dir) / "model"
@@ -139,7 +144,7 @@ def _critic(
     if config.algorithm != "ppo":
         return None
     if config.critic.init == "reward_model":
-        path = config.critic.reward_model or ""
+        path = config.critic.reward_model or config.reward_model or ""
         _same_tokens("reward_model", load_tokenizer(path), tokenizer)
         return critic_from_reward_model(load_reward_model(path))
     if config.critic.init == "policy" or scorer is None:
@@ -179,9 +184,13 @@ def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Pr
 
 
 def _validation(
-    config: PPOConfig, problems: list[Problem], grader: Grader, tokenizer: Any
+    config: PPOConfig,
+    problems: list[Problem],
+    grader: Grader,
+    tokenizer: Any,
+    reward_model: ResponseScorer | None = None,
 ) -> Callable[[TextGenerator], Mapping[str, float]] | None:
-    """Greedy and sampled accuracy on held-out problems, from a random stream of its own."""
+    """Greedy and sampled accuracy (or mean reward) on held-out problems, from a random stream of its own."""
     if not config.num_validation:
         return None
     prompts = [render(config.rollout.template, p.text, tokenizer) for p in problems]
@@ -202,7 +211,12 @@ def _validation(
             graded = grade_all(grader, problems, [samples[0].text for samples in drawn])
             verdicts = [verdict.status for verdict in graded]
             judged = len(verdicts) - verdicts.count("unjudged")
-            accuracies[f"valid/{label}"] = verdicts.count("correct") / max(judged, 1)
+            if judged or reward_model is None:
+                accuracies[f"valid/{label}"] = verdicts.count("correct") / max(judged, 1)
+            if reward_model is not None:
+                texts = [s[0].text for s in drawn]
+                rewards = [r for r in reward_model.score_responses(prompts, texts) if r is not None]
+                accuracies[f"valid/{label}_reward"] = sum(rewards) / max(len(rewards), 1)
         return accuracies
 
     return validate

@@ -112,7 +112,7 @@ def _run(
         log=log,
         scorer=_scorer(config, problems, accelerator.device),
         reward_model=reward_model,
-        validate=_validation(config, held_out, grader, load_tokenizer(config.policy)),
+        validate=_validation(config, held_out, grader, load_tokenizer(config.policy), reward_model),
         resume=resume,
     )
 

@@ -104,7 +104,8 @@ class CriticConfig(Settings):
     """Start from the weights of the process reward model, of a pairwise reward model (both must share the
     policy's tokenizer), or of the policy with a head of zeros."""
     reward_model: str | None = None
-    """Folder or hub id of the pairwise reward model that init reward_model starts from."""
+    """Folder or hub id of the pairwise reward model that init reward_model starts from; none: the run's
+    own."""
     pretrain_iterations: Whole = 2
     """First iterations in which the critic alone learns, on Monte-Carlo returns, under a frozen policy
     (arXiv 2307.04964: until its loss is near 0; 2504.05118: 50)."""
@@ -202,6 +203,9 @@ class PPOConfig(Settings):
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
     prm_backend: Literal["local", "vllm"] = "local"
     """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
+    reward_model: str | None = None
+    """Folder of a reward model of whole responses (`stepwell rm`); it pays the outcome in place of the
+    verified answer, also for prompts without one (problems_format: prompts)."""
     problems: str = "arithmetic"
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None
@@ -291,7 +295,7 @@ class PPOConfig(Settings):
     def _check_critic(self) -> None:
         """What each algorithm needs, and what it cannot do."""
         if self.algorithm == "ppo":
-            if self.critic.init == "reward_model" and self.critic.reward_model is None:
+            if self.critic.init == "reward_model" and not (self.critic.reward_model or self.reward_model):
                 raise UserError("critic.init: reward_model needs critic.reward_model, its folder or hub id")
             return
         baseline = "none" if self.algorithm == "vine" else self.group.baseline

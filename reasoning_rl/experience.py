@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.grading import start_grading
-from data.protocols import Grader, StepScorer, TextGenerator
+from data.protocols import Grader, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sample, Sampling
 from data.steps import Splitter, split_steps, step_end_tokens, token_char_ends
 from reasoning_rl.config import RewardConfig
@@ -137,6 +137,19 @@ def start_grade(grader: Grader, rollout: Rollout) -> Callable[[], tuple[Tensor, 
         return outcomes, judged
 
     return wait
+
+
+def reward_responses(
+    reward_model: ResponseScorer, render: Callable[[str], str], rollout: Rollout
+) -> tuple[Tensor, Tensor]:
+    """Return (rewards (B,) f32, judged (B,) bool) of a reward model, in the place of `grade`'s outcomes.
+
+    A truncated response gets 0 unseen; one that does not fit the model's context is not judged.
+    """
+    prompts = [render(problem.text) for problem in rollout.problems]
+    rewards = reward_model.score_responses(prompts, rollout.responses)
+    judged = torch.tensor([reward is not None for reward in rewards]) | ~rollout.complete
+    return torch.tensor([reward or 0.0 for reward in rewards]) * rollout.complete, judged
 
 
 def step_and_outcome_rewards(

@@ -18,14 +18,21 @@ from accelerate import Accelerator
 from data.errors import UserError
 from data.machine import peak_rss_mb
 from data.prompts import get_template
-from data.protocols import Grader, MetricLog, StepScorer, TextGenerator
+from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
 from prm.checkpoint import load_latest, refuse_used_folder, rng_state, save_checkpoint
 from prm.labelling.completer import Completer
 from reasoning_rl.advantages import make_experience, make_group_experience
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.dynamic import sample_rollout
-from reasoning_rl.experience import collect, grade, rollout_metrics, score_rollout, task_rewards
+from reasoning_rl.experience import (
+    collect,
+    grade,
+    reward_responses,
+    rollout_metrics,
+    score_rollout,
+    task_rewards,
+)
 from reasoning_rl.hack_gauge import HackGauge, over_processes
 from reasoning_rl.learner import Learner
 from reasoning_rl.prefix_values import PrefixValues
@@ -53,6 +60,7 @@ def run_ppo(
     validate: Callable[[Any], Mapping[str, float]] | None = None,
     demonstrations: "Demonstrations | None" = None,
     signals: Signals | None = None,
+    reward_model: ResponseScorer | None = None,
     resume: bool = False,
 ) -> None:
     """Train `learner` in place for `config.iterations` iterations.
@@ -60,10 +68,10 @@ def run_ppo(
     generator: where responses come from, with state; none: the policy itself. One with weights of its own is
     sent the policy's after every update.
     validate: called with that generator; it must not use the training's random stream.
-    demonstrations: what the ptx loss draws from. signals: scores besides the reward model's.
-    resume: continue from the newest checkpoint. An alarm of the hack gauge ends the run, with a checkpoint,
-    where `hack.action` says so. Raises UserError after five updates in a row without a finite loss or
-    gradient.
+    demonstrations: what the ptx loss draws from. signals: scores besides the reward model's. reward_model:
+    pays the outcome in the grader's place. resume: continue from the newest checkpoint.
+    An alarm of the hack gauge ends the run, with a checkpoint, where `hack.action` says so. Raises UserError
+    after five updates in a row without a finite loss or gradient.
     """
     accelerator, run_dir = learner.accelerator, Path(config.output_dir)
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -112,7 +120,10 @@ def run_ppo(
         sampled = rollouts.next()
         rollout = sampled.rollout
         clock.lap("generate")
-        scores = signals.add(rollout, score_rollout(scorer, grader, rollout, sampled.graded))
+        graded = sampled.graded
+        if reward_model is not None:
+            graded = reward_responses(reward_model, render, rollout)
+        scores = signals.add(rollout, score_rollout(scorer, grader, rollout, graded))
         clock.lap("score")
         pretraining = learner.critic is not None and iteration <= config.critic.pretrain_iterations
         rewards, totals = task_rewards(

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from data.preference_readers import parse_transcript, read_preferences, transcript, write_preferences
+from data.preference_readers import (
+    parse_transcript,
+    read_preferences,
+    read_prompts,
+    transcript,
+    write_preferences,
+)
 from data.schema import Preference
 
 
@@ -122,3 +128,13 @@ def test_a_broken_row_is_named_with_its_line(tmp_path: Path, row: dict, message:
     with pytest.raises(UserError, match=message) as info:
         read_preferences(path)
     assert f"{path}:2" in str(info.value)
+
+
+def test_prompts_are_read_once_each_from_any_form(tmp_path: Path) -> None:
+    rows = [FORMS["HH-RLHF"], {"prompt": "P"}, {"prompt": MESSAGES}, {"prompt": "Q", "id": "7"}]
+    problems = read_prompts(write(tmp_path / "prompts.jsonl", *rows))
+    assert [p.text for p in problems] == [DIALOGUE, "P", "Q"]  # the messages are the first row's
+    assert problems[2].id == "prompts/7" and {p.answer for p in problems} == {""}
+    assert len(read_prompts(tmp_path / "prompts.jsonl", limit=2)) == 2
+    with pytest.raises(UserError, match="no field 'prompt'"):
+        read_prompts(write(tmp_path / "other.jsonl", {"text": "P"}))

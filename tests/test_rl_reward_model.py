@@ -2,22 +2,24 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate import Accelerator
-from cli_cases import failure
+from cli_cases import failure, ppo_settings, write_yaml
 from rl_world import tiny_policy
 from transformers import AutoModelForSequenceClassification
 
 from data.preference_readers import write_preferences
-from data.schema import Preference
+from data.schema import Preference, Problem
 from data.world_tokenizer import word_tokenizer
 from prm.checkpoint import save_model
 from prm.fit import FitConfig
 from prm.model import classifier
 from reasoning_rl.cli import main
 from reasoning_rl.compose_preference import pair_metrics
+from reasoning_rl.experience import reward_responses
 from reasoning_rl.preference_examples import encode_preferences
 from reasoning_rl.reward_model import (
     ResponseRewardModel,
@@ -176,3 +178,42 @@ def test_the_command_trains_and_names_mistakes(trained: Path, tmp_path: Path, ca
     assert "exactly one of model and model_config_file" in text
     text = failure(capsys, *args, "--keep-best", "valid/auc", "--output-dir", tmp_path / "other")
     assert "no metric 'valid/auc'" in text
+
+
+def test_ppo_is_paid_by_a_reward_model_on_prompts_without_an_answer(
+    trained: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
+    rm = str(trained / "rm" / "model")
+    settings = ppo_settings(trained, tmp_path / "ppo", iterations=2, validate_every=2, save_every=0)
+    del settings["prm"]
+    settings |= {
+        "policy": str(trained / "sft"),
+        "reward_model": rm,
+        "problems": str(trained / "pairs.jsonl"),
+        "problems_format": "prompts",
+        "reward": {"form": "none", "step_weight": 0.0},
+        "critic": {"init": "reward_model", "learning_rate": 1e-3, "pretrain_iterations": 1},
+    }
+    settings["rollout"] = settings["rollout"] | {"template": "raw", "max_new_tokens": 12}
+    main(["ppo", "--config", write_yaml(tmp_path / "ppo.yaml", settings)])
+    rows = read_metrics(tmp_path / "ppo")
+    assert {"valid/greedy_reward", "valid/sampled_reward"} <= rows[-1].keys()
+    assert "valid/greedy" not in rows[-1]  # nothing there could be right or wrong
+    assert rows[-1]["rollout/unjudged"] == 0
+
+
+def test_rewards_of_a_rollout_stand_in_the_outcomes_place(trained: Path) -> None:
+    scorer = ResponseRewardModel.load(trained / "rm" / "model")
+    problems = [Problem(p.id, p.prompt, "") for p in PAIRS[:3]]
+    rollout = SimpleNamespace(
+        problems=problems,
+        responses=[p.chosen for p in PAIRS[:3]],
+        complete=torch.tensor([True, False, True]),
+    )
+    rewards, judged = reward_responses(scorer, lambda text: text, rollout)
+    alone = scorer.score_responses([p.prompt for p in PAIRS[:3]], [p.chosen for p in PAIRS[:3]])
+    assert rewards.tolist() == pytest.approx([alone[0], 0.0, alone[2]], rel=1e-5)
+    assert judged.all()
+    scorer.model.config.reward_max_length = 3  # nothing fits: the complete ones are not judged
+    assert reward_responses(scorer, lambda text: text, rollout)[1].tolist() == [False, True, False]

@@ -27,15 +27,14 @@ from reasoning_rl.telemetry import RunLog, read_metrics
 from reasoning_rl.world import prompt
 
 CPU = Accelerator(cpu=True)
-ROLLOUT = {"problems_per_iteration": 32, "samples_per_problem": 4, "max_new_tokens": 24}
+ROLLOUT = {"problems_per_iteration": 32, "samples_per_problem": 4, "max_new_tokens": 12}
 TOKENIZER = word_tokenizer()
 PROBLEMS = [Problem(f"{name}{n}", f"{name} has {n}.", "7") for name in NAMES for n in range(10, 20)]
-STEPS = [f"Bob has 5 + {n} = {5 + n}" for n in (2, 3)]
 """A world in which 7 is right whatever was asked, and a policy that says 8 half of the time."""
 
 
 def solution(n: int) -> str:
-    return f"Ann has 2 + 3 = 5\n{STEPS[n - 7]}\n#### {n}"
+    return f"Ann has 5\n#### {n}"
 
 
 class Sevens:
@@ -57,7 +56,7 @@ def policy(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("policy")
     model = tiny_policy(TOKENIZER)
     pairs = [(prompt(p.text), solution(7 + k % 2)) for k, p in enumerate(PROBLEMS)]
-    config = FitConfig(learning_rate=1e-2, batch_size=14, epochs=6, save_every=None)
+    config = FitConfig(learning_rate=1e-2, batch_size=14, epochs=14, save_every=None)
     examples = encode_pairs(TOKENIZER, pairs)
     fit(model, examples, NextToken(), config, accelerator=CPU, run_dir=folder, log=RunLog(folder))
     save_model(folder / "sft", model, TOKENIZER)
@@ -65,13 +64,13 @@ def policy(tmp_path_factory) -> Path:
 
 
 def settings(kind: type[RoundsConfig], policy: Path, folder: Path, **over) -> RoundsConfig:
-    fit = FitConfig(learning_rate=3e-3, batch_size=8, epochs=2, save_every=4)
+    fit = FitConfig(learning_rate=2e-3, batch_size=8, epochs=2, save_every=4)
     return kind(policy=str(policy), output_dir=str(folder), **({"rollout": ROLLOUT, "fit": fit} | over))
 
 
 def sevens(generator) -> dict[str, float]:
     prompts = [prompt(p.text) for p in PROBLEMS[:100]]
-    drawn = generator.generate(prompts, Sampling(max_new_tokens=24, seed=1))
+    drawn = generator.generate(prompts, Sampling(max_new_tokens=12, seed=1))
     return {"valid/sampled": sum(group[0].text.endswith("#### 7") for group in drawn) / 100}
 
 
