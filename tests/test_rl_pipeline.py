@@ -2,18 +2,22 @@
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rl_world import taught_policy, world
 from torch import nn
 
+from data.settings import read_yaml
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rollout.pipeline import RolloutPipeline
 from reasoning_rl.rollout.settings import EngineConfig
 from reasoning_rl.rollout.vllm_weights import SyncRecord
 from reasoning_rl.sampler import ProblemSampler
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Engine:
@@ -152,3 +156,13 @@ def test_settings_that_cannot_work_are_refused() -> None:
         EngineConfig(backend="vllm", url="http://127.0.0.1:1")
     with pytest.raises(ValueError, match="is no http address"):
         EngineConfig(backend="vllm-server", url="127.0.0.1:8000")
+
+
+def test_the_vllm_quickstart_differs_from_the_quickstart_in_its_engine_alone() -> None:
+    plain, vllm = (
+        PPOConfig.from_preset(read_yaml(ROOT / "configs" / name))
+        for name in ("quickstart.yaml", "quickstart-vllm.yaml")
+    )
+    assert vllm.rollout.engine.backend == "vllm"
+    rollout = vllm.rollout.model_copy(update={"engine": EngineConfig()})
+    assert vllm.model_copy(update={"rollout": rollout, "output_dir": plain.output_dir}) == plain
