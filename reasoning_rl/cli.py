@@ -186,6 +186,13 @@ VERBS: dict[str, Verb] = {
         "stepwell ppo --config configs/quickstart.yaml --kl.coef 0.05",
         ("resume",),
     ),
+    "serve": Verb(
+        "train",
+        "a vLLM server that rollouts are drawn from and a trainer sends weights to",
+        "reasoning_rl.commands_serve:ServeConfig",
+        "reasoning_rl.commands_serve:run_serve",
+        "stepwell serve --model runs/sft/model --port 8000",
+    ),
     "eval": Verb(
         "evaluate",
         "a benchmark: accuracy of a model or of samples, or what step scores find",

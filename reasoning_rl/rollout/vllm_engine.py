@@ -89,13 +89,16 @@ def engine_arguments(
 
 
 def save_tokenizer(tokenizer: Any) -> tempfile.TemporaryDirectory[str]:
-    """A folder with the tokenizer and nothing else, for the engine to read.
+    """A folder with the tokenizer and not its model, for the engine to read.
 
-    Beside a config.json, transformers may take the architecture's usual tokenizer class over the saved one,
-    and stop strings would be looked for in other text.
+    Beside the model's config.json, transformers may take the architecture's usual tokenizer class over the
+    saved one, and stop strings would be looked for in other text.
     """
     folder = tempfile.TemporaryDirectory(prefix="stepwell-tokenizer-")
     tokenizer.save_pretrained(folder.name)
+    # vLLM reads a config beside a tokenizer, and waits and tries again where there is none; this type is one
+    # that leaves the saved class alone.
+    Path(folder.name, "config.json").write_text('{"model_type": "gpt2"}', encoding="utf-8")
     return folder
 
 
@@ -134,11 +137,7 @@ def sampling_arguments(sampling: Sampling, *, eos: int, room: int, seed: int) ->
 def start_error(error_text: str, model: str) -> UserError:
     """What went wrong while an engine started, as one message with its remedy."""
     lines = [line.strip() for line in error_text.splitlines() if line.strip()]
-    errors = [
-        line
-        for line in lines
-        if re.match(r"(\(.*?\) ERROR .*?\] )?[\w.]*(Error|Exception|Interrupt)\b", line)
-    ]
+    errors = [line for line in lines if re.match(r"(\(.*?\) ERROR .*?\] )?[\w.]*(Error|Exception): ", line)]
     last = (errors or lines or ["no message"])[-1]
     if any(sign in error_text for sign in OUT_OF_MEMORY):
         where = next((x for x in error_text.splitlines() if any(s in x for s in OUT_OF_MEMORY)), last)

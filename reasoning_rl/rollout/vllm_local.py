@@ -43,8 +43,8 @@ class VLLMGenerator:
     """A TextGenerator over a vLLM engine with its own copy of the weights, and their WeightSink.
 
     Logprobs are those of the distribution sampled from; greedy ones are untempered. A prompt that leaves no
-    room in the context gives samples without a token. Every request has its own seed, so what one prompt gets
-    does not depend on the prompts beside it.
+    room in the context gives samples without a token. Every request has its own seed, so a restored generator
+    draws what the first one drew.
     """
 
     def __init__(self, model: str, tokenizer: Any, config: EngineConfig, *, seed: int = 0) -> None:
