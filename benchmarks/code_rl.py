@@ -77,11 +77,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="ARM")
     parser.add_argument(
-        "--rollouts", type=int, default=4096, help="programs that an arm samples to learn from"
+        "--rollouts", type=int, default=3072, help="programs that an arm samples to learn from"
     )
-    parser.add_argument("--demonstrations", type=int, default=16_000)
-    parser.add_argument("--label-problems", type=int, default=400)
-    parser.add_argument("--problems", type=int, default=200, help="held-out problems")
+    parser.add_argument("--demonstrations", type=int, default=12_000)
+    parser.add_argument("--label-problems", type=int, default=300)
+    parser.add_argument("--problems", type=int, default=300, help="held-out problems")
     parser.add_argument("--samples", type=int, default=20, help="samples a held-out problem")
     parser.add_argument("--k", type=int, default=10, help="of pass@k")
     parser.add_argument("--submissions", type=int, default=1, help="n of n@samples")
