@@ -9,10 +9,10 @@ from data.arithmetic import judge_steps
 from data.errors import UserError
 from data.protocols import MetricLog, ResponseScorer, StepScorer
 from data.schema import Problem
-from eval.benchmarks import BENCHMARKS, make_grader
+from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader
 from eval.metrics import ece, wilson_interval
 from prm.model import load_tokenizer
-from reasoning_rl.compose import _problems, _validation, load_step_scorer
+from reasoning_rl.compose import _problems, _validation, check_isolation, load_step_scorer
 from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
 from reasoning_rl.rft import LearnRight, RFTConfig
 from reasoning_rl.rounds import Learn, RoundsConfig, run_rounds
@@ -95,6 +95,8 @@ def _run(
         raise UserError(
             f"{config.problems}: is a file or folder; set problems_format to the benchmark whose form it has"
         )
+    if get_benchmark(name).judges == "program":
+        check_isolation(allow_unsandboxed=False)
     problems, held_out = _problems(config, name, config.problems if config.problems_format else None)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(

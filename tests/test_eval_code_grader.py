@@ -257,7 +257,7 @@ def test_an_interrupted_evaluation_grades_no_program_twice(tmp_path):
 
 def test_every_programming_benchmark_is_listed():
     assert [name for name, b in BENCHMARKS.items() if b.judges == "program"] == [
-        *("humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "apps", "codecontests")
+        *("programs", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "apps", "codecontests")
     ]
 
 
