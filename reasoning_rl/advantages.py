@@ -79,7 +79,11 @@ def make_experience(
 
 
 def make_group_experience(
-    learner: Learner, rollout: Rollout, scores: Scores, rewards: Tensor, values: PrefixValues
+    learner: Learner,
+    rollout: Rollout,
+    scores: Scores,
+    rewards: Tensor,
+    values: PrefixValues | None = None,
 ) -> tuple[Experience, dict[str, float]]:
     """Return what `make_experience` does, with the advantages of an algorithm without a critic.
 
@@ -96,6 +100,7 @@ def make_group_experience(
     elif config.algorithm == "rloo":
         advantages = rloo(rewards, mask, baseline=config.group.baseline, gamma=config.update.gamma, **group)
     elif config.algorithm == "vine":
+        assert values is not None
         _, outcomes = step_and_outcome_rewards(
             rollout, scores, config.reward, max_new_tokens=config.rollout.max_new_tokens
         )

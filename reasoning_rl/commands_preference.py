@@ -1,6 +1,6 @@
 """Verbs that learn from preferences, or state them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +123,10 @@ def run_duel_command(args: list[str]) -> None:
     rows = [("first against second", f"{result['judged']} judged, {result['unjudged']} not")]
     for name in ("win", "tie", "lose", "win_rate"):
         found = result[name]
-        interval = f"[{found['low']:.3f}, {found['high']:.3f}]"
-        rows.append((name.replace("_", " "), f"{found['value']:.3f}  {interval}  of {_whole(name, result)}"))
+        text = "undefined: none"
+        if found["value"] is not None:
+            text = f"{found['value']:.3f}  [{found['low']:.3f}, {found['high']:.3f}]  of {found['of']}"
+        rows.append((name.replace("_", " "), text + (" decided" if name == "win_rate" else "")))
     rows.append(("wins against losses", f"p {result['p']:.3g}"))
     _say_plainly(table_text(rows))
     _say_plainly(f"every pair with its verdict: {Path(config.output_dir) / 'duel.jsonl'}")
-
-
-def _whole(name: str, result: Mapping[str, Any]) -> str:
-    return f"{result['win_rate']['count']} decided" if name == "win_rate" else f"{result['judged']}"

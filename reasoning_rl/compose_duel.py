@@ -9,9 +9,11 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from data.files import read_jsonl, write_atomically
 from data.prompts import describe_template, get_template, render
 from data.protocols import TextGenerator
@@ -83,8 +85,8 @@ def respond(
     generator: TextGenerator, prompts: Sequence[str], sampling: Sampling, seed: int
 ) -> list[tuple[str, str]]:
     """Return (prompt, response) pairs; the random stream depends on the batch's seed alone."""
-    own = Sampling(**{f: getattr(sampling, f) for f in sampling.__dataclass_fields__} | {"seed": seed})
-    return [(p, g[0].text) for p, g in zip(prompts, generator.generate(prompts, own), strict=True)]
+    drawn = generator.generate(prompts, replace(sampling, seed=seed))
+    return [(prompt, group[0].text) for prompt, group in zip(prompts, drawn, strict=True)]
 
 
 def play(
@@ -127,21 +129,28 @@ def play(
 def summarise(verdicts: Sequence[str]) -> dict[str, Any]:
     """Return win, tie and lose of the first policy, each a share of the judged with Wilson's 95 % interval.
 
-    win_rate: wins among the pairs that were decided, and p: McNemar's exact test of wins against losses.
+    win_rate: wins among the pairs that were decided, and p: McNemar's exact test of wins against losses. What
+    is a share of nothing is None.
     """
     counts = Counter(verdicts)
     judged = len(verdicts) - counts["unjudged"]
     result: dict[str, Any] = {"judged": judged, "unjudged": counts["unjudged"]}
     for name in ("win", "tie", "lose"):
-        low, high = wilson_interval(counts[name], judged)
-        share = counts[name] / judged if judged else float("nan")
-        result[name] = {"count": counts[name], "value": share, "low": low, "high": high}
-    decided = counts["win"] + counts["lose"]
-    low, high = wilson_interval(counts["win"], decided)
-    value = counts["win"] / decided if decided else float("nan")
-    result["win_rate"] = {"count": decided, "value": value, "low": low, "high": high}
+        result[name] = _share(counts[name], judged)
+    result["win_rate"] = _share(counts["win"], counts["win"] + counts["lose"])
     result["p"] = sign_test(counts["win"], counts["lose"])
     return result
+
+
+def _share(count: int, total: int) -> dict[str, float | None]:
+    low, high = wilson_interval(count, total) if total else (None, None)
+    return {
+        "count": count,
+        "of": total,
+        "value": count / total if total else None,
+        "low": low,
+        "high": high,
+    }
 
 
 def _whole_rows(path: Path) -> list[dict[str, Any]]:
@@ -157,6 +166,8 @@ def _whole_rows(path: Path) -> list[dict[str, Any]]:
 def _referee(name: str, config: DuelConfig, device: Any) -> Referee:
     if config.reward_model is not None:
         return by_reward(ResponseRewardModel.load(config.reward_model, device=device), config.tie_margin)
+    if config.judge is None and name == "prompts":
+        raise UserError("prompts without an answer need a judge: give --reward-model or --judge")
     if config.judge is None:
         return by_answer(make_grader(name))
     tokenizer = load_tokenizer(config.judge)

@@ -94,7 +94,7 @@ def test_the_numbers_are_shares_of_the_judged_with_wilsons_intervals() -> None:
     assert (found["judged"], found["unjudged"]) == (10, 1)
     assert [found[name]["value"] for name in ("win", "tie", "lose")] == [0.6, 0.2, 0.2]
     assert (found["win"]["low"], found["win"]["high"]) == wilson_interval(6, 10)
-    assert found["win_rate"]["value"] == 0.75 and found["win_rate"]["count"] == 8
+    assert (found["win_rate"]["value"], found["win_rate"]["of"]) == (0.75, 8)
     assert found["p"] == pytest.approx(2 * (1 + 8 + 28) / 256)  # 2 or fewer of 8 heads, both sides
 
 
@@ -137,8 +137,10 @@ def test_the_command_compares_two_policies(tmp_path: Path, capsys, monkeypatch) 
     rows = (tmp_path / "answers" / "duel.jsonl").read_text().splitlines()
     assert len(rows) == 5 and json.loads((tmp_path / "answers" / "result.json").read_text())["judged"] == 5
     own = ["--problems", str(prompts), "--problems-format", "prompts", "--output-dir", str(tmp_path / "own")]
-    main([*args, *own])  # nobody can judge prompts without an answer
-    assert json.loads((tmp_path / "own" / "result.json").read_text())["unjudged"] == 5
+    assert "give --reward-model or --judge" in failure(capsys, *args, *own)
+    main([*args, *own, "--judge", str(tmp_path / "a"), "--judge-max-new-tokens", "4"])
+    assert json.loads((tmp_path / "own" / "result.json").read_text())["unjudged"] == 5  # it names no choice
+    assert "undefined" in capsys.readouterr().out
     text = failure(capsys, *args, "--max-new-tokens", "9", "--output-dir", tmp_path / "answers")
     assert "max_new_tokens" in text
     assert "which policies?" in failure(capsys, "duel", tmp_path / "a")
