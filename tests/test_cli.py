@@ -78,7 +78,7 @@ def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch) -> None
 
 def test_the_installed_command_exits_with_2_and_prints_to_stderr_only() -> None:
     child = subprocess.run(
-        [sys.executable, "-m", "reasoning_rl.cli", "evl"], env=ENVIRONMENT, capture_output=True, text=True
+        [sys.executable, "-m", "reasoning_rl.cli", "evall"], env=ENVIRONMENT, capture_output=True, text=True
     )
     assert child.returncode == 2 and child.stdout == ""
-    assert child.stderr == "stepwell: unknown command 'evl'; did you mean 'eval'? (see stepwell --help)\n"
+    assert child.stderr == "stepwell: unknown command 'evall'; did you mean 'eval'? (see stepwell --help)\n"
