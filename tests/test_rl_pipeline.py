@@ -91,8 +91,8 @@ def test_a_sync_waits_for_the_batch_in_progress() -> None:
     engine = Engine()
     rollouts, _ = pipeline(engine, 1)
     rollouts.next()
+    rollouts._queue[0].done.wait(5)  # sampled before there is a gate
     engine.gate = threading.Event()
-    rollouts._queue[0].done.wait(5)  # sampled before there was a gate
     rollouts.next()
     while engine.events[-1] != "begin 2 v0":
         time.sleep(0.01)

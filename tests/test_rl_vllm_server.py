@@ -105,13 +105,13 @@ def test_weights_travel_in_buckets_and_a_refused_update_changes_nothing(server: 
 @needs_engine
 def test_a_server_killed_while_generating_loses_no_sample_and_no_weights(server: Any) -> None:
     generator, model, _, _ = server
-    prompts, sampling = prompts_of(24), Sampling(max_new_tokens=200, temperature=1.0, n=2, seed=4)
+    prompts, sampling = prompts_of(24), Sampling(max_new_tokens=200, temperature=0.0, n=2, seed=4)
     whole = generator.generate(prompts, sampling)
     threading.Timer(0.3, lambda: os.killpg(generator.process.process.pid, signal.SIGKILL)).start()
     again = generator.generate(prompts, sampling)
     assert generator.retries > 0 and generator.restarts == 1
     assert [len(group) for group in again] == [2] * 24
-    # The same seeds and weights: the restarted engine may round otherwise where it batches otherwise.
+    # The same weights, greedily: the restarted engine may round a near tie otherwise.
     same = sum(a == b for a, b in zip(whole, again, strict=True))
     assert same >= 20
     assert mismatch(model, [s for group in again for s in group]) < 1e-3  # not those of the model's folder
