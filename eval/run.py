@@ -15,7 +15,6 @@ result.json     the numbers of `EvalResult.to_dict`
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_jsonl, write_atomically
+from data.files import append_jsonl, cut_torn_line, read_jsonl, write_atomically
 from data.protocols import Grader, TextGenerator
 from data.schema import Problem, Sampling
 from eval.result import EvalResult, Row, summarise
@@ -75,33 +74,25 @@ def evaluate(
     path = out_dir / "samples.jsonl"
     rows = _read_recorded(path, counts)
     total = sum(counts.values())
-    with path.open("a", encoding="utf-8") as file:
-        for index in range(0, len(problems), batch_size):
-            batch = [p for p in problems[index : index + batch_size] if counts[p.id]]
-            if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):
-                continue
-            if generator is not None:
-                seed = batch_seed(sampling.seed, index // batch_size)
-                drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
-            else:
-                drawn = _given(batch, samples or {}, scores)
-            new = [
-                _judge(problem, row, grader, extract)
-                for problem, row in drawn
-                if (problem.id, row["sample"]) not in rows
-            ]
-            try:
-                file.write("".join(json.dumps(row) + "\n" for row in new))
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot write ({error.strerror}); free space and run again: what "
-                    "is recorded is kept"
-                ) from error
-            rows |= {(row["id"], row["sample"]): row for row in new}
-            if on_progress:
-                on_progress(len(rows), total, _running(rows.values()))
+    path.touch()
+    for index in range(0, len(problems), batch_size):
+        batch = [p for p in problems[index : index + batch_size] if counts[p.id]]
+        if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):
+            continue
+        if generator is not None:
+            seed = batch_seed(sampling.seed, index // batch_size)
+            drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
+        else:
+            drawn = _given(batch, samples or {}, scores)
+        new = [
+            _judge(problem, row, grader, extract)
+            for problem, row in drawn
+            if (problem.id, row["sample"]) not in rows
+        ]
+        append_jsonl(path, new)
+        rows |= {(row["id"], row["sample"]): row for row in new}
+        if on_progress:
+            on_progress(len(rows), total, _running(rows.values()))
     ordered = {p.id: [rows[p.id, k] for k in range(counts[p.id])] for p in problems if counts[p.id]}
     result = summarise(ordered, settings=recorded, num_missing=len(problems) - len(ordered))
     write_atomically(out_dir / "result.json", json.dumps(result.to_dict(), indent=1) + "\n")
@@ -259,10 +250,7 @@ def _read_recorded(path: Path, counts: Mapping[str, int]) -> dict[tuple[str, int
     """The samples on record by (id, sample), after cutting off a last line that a crash left torn."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    cut_torn_line(path)
     rows: dict[tuple[str, int], Row] = {}
     for line, row in read_jsonl(path, any_text=True):
         remedy = "remove that line and run again"

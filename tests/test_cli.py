@@ -28,6 +28,7 @@ def test_help_lists_every_option_of_a_command_and_an_example_that_parses(name, c
     main([name, "--config", "absent.yaml", "--help"])  # help wins over everything else
     text = capsys.readouterr().out
     assert text == verb_help(name)
+    assert callable(load(VERBS[name].run))
     for field in field_names(load(VERBS[name].settings)):
         assert f"  --{field.replace('_', '-')} (" in text
     assert ("--resume" in text) == ("resume" in VERBS[name].flags)
