@@ -131,9 +131,9 @@ DYNAMIC = {
         "problems_per_iteration": 4,
         "samples_per_problem": 2,
         "max_new_tokens": 40,
-        "dynamic_rounds": 2,
+        "dynamic_rounds": 6,
     },
-    "update": {"minibatch_size": 8, "learning_rate": 1e-3},
+    "update": {"minibatch_size": 8, "learning_rate": 1e-4},
 }
 
 

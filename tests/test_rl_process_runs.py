@@ -70,7 +70,7 @@ def test_prover_and_prime_together_resume_to_the_same_run_bit_for_bit(policy, tm
             "form": "progress",
             "step_weight": 0.5,
             "prover": {"model": policy, "samples": 4, "best_of": 2},
-            "implicit": {"weight": 1.0, "learning_rate": 1e-3, "minibatch_size": 4},
+            "implicit": {"weight": 1.0, "learning_rate": 1e-4, "minibatch_size": 4},
         },
     }
     rows = train(policy, tmp_path / "run", over)

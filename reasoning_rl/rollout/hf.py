@@ -1,7 +1,7 @@
 """Rollouts with a transformers model in this process.
 
-Not an inference server: one decode loop over a key-value cache, with prompts grouped by length,
-shared prompts prefilled once for all their samples, and finished rows dropped from the batch.
+Not an inference server: one decode loop over a key-value cache that is written in place, with prompts grouped
+by length, shared prompts prefilled once for all their samples, and finished rows dropped from the batch.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from data.errors import UserError
 from data.schema import Sample, Sampling
 from data.steps import decode
 from reasoning_rl.rollout.samples import check_tokenizer, encode_prompts, make_sample
+
+ROOM = 64
+"""Tokens that a cache grows by at a time."""
+FULL_ENOUGH = 7 / 8
+"""Finished rows leave the batch once no more than this share still runs: each time copies the cache."""
 
 
 class HFGenerator:
@@ -96,7 +102,7 @@ class HFGenerator:
             input_ids[row, width - len(ids) :] = torch.tensor(ids, device=device)
             mask[row, width - len(ids) :] = 1
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
+        cache = roomy_cache(self.model.config)
         logits = self._forward(input_ids, mask, positions, cache)
         if sampling.n > 1:
             cache.batch_repeat_interleave(sampling.n)
@@ -104,26 +110,30 @@ class HFGenerator:
             mask = mask.repeat_interleave(sampling.n, 0)
             positions = positions.repeat_interleave(sampling.n, 0)
         total = logits.shape[0]
-        alive = torch.arange(total, device=device)
+        held = torch.arange(total, device=device)  # the sample that each row of the cache is of
+        live = torch.arange(total, device=device)  # the rows whose samples have not ended
         tokens = torch.full((total, budget), pad, device=device)
         token_logprobs = torch.zeros(total, budget, device=device)
         lengths = torch.full((total,), budget, device=device)
         position = positions[:, -1:]
         for t in range(budget):
-            next_ids, next_logprobs = draw(logits, sampling, self.random)
-            tokens[alive, t] = next_ids
-            token_logprobs[alive, t] = next_logprobs
-            ended = self._ended(next_ids, tokens, alive, t, sampling)
-            lengths[alive[ended]] = t + 1
-            if bool(ended.all()) or t + 1 == budget:
+            drawn = logits if len(live) == len(held) else logits[live]
+            next_ids, next_logprobs = draw(drawn, sampling, self.random)
+            running = held[live]
+            tokens[running, t] = next_ids
+            token_logprobs[running, t] = next_logprobs
+            ended = self._ended(next_ids, tokens, running, t, sampling)
+            lengths[running[ended]] = t + 1
+            live = live[~ended]
+            if not len(live) or t + 1 == budget:
                 break
-            if bool(ended.any()):
-                keep = (~ended).nonzero().squeeze(1)
-                cache.batch_select_indices(keep)
-                alive, mask, position, next_ids = alive[keep], mask[keep], position[keep], next_ids[keep]
+            if len(live) <= FULL_ENOUGH * len(held):
+                cache.batch_select_indices(live)
+                held, mask, position = held[live], mask[live], position[live]
+                live = torch.arange(len(held), device=device)
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
             position = position + 1
-            logits = self._forward(next_ids[:, None], mask, position, cache)
+            logits = self._forward(tokens[held, t][:, None], mask, position, cache)
         rows = zip(tokens.tolist(), token_logprobs.tolist(), lengths.tolist(), strict=True)
         return [(ids[:length], logprobs[:length]) for ids, logprobs, length in rows]
 
@@ -139,14 +149,60 @@ class HFGenerator:
         )
         return output.logits[:, -1].float()
 
-    def _ended(self, next_ids: Tensor, tokens: Tensor, alive: Tensor, t: int, sampling: Sampling) -> Tensor:
+    def _ended(self, next_ids: Tensor, tokens: Tensor, running: Tensor, t: int, sampling: Sampling) -> Tensor:
         ended = next_ids == self.tokenizer.eos_token_id
         if sampling.stop:
-            for row, index in enumerate(alive.tolist()):
+            # The stop string ends in the newest token; a token holds a character at least, but for a few.
+            first = max(0, t - max(map(len, sampling.stop)) - 8)
+            for row, ids in enumerate(tokens[running, first : t + 1].tolist()):
                 if not ended[row]:
-                    text = decode(self.tokenizer, tokens[index, : t + 1].tolist())
+                    text = decode(self.tokenizer, ids)
                     ended[row] = any(stop in text for stop in sampling.stop)
         return ended
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of the key-value cache with room behind its tokens, so that a new one moves no other.
+
+    transformers' own joins old and new, which copies every key and value for every token. Here `keys` and
+    `values` (rows, heads, tokens, D) are views into room for up to ROOM tokens more.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values (rows, heads, new tokens, D); return those of all tokens."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not start or end > self.rooms[0].shape[-2]:
+            size = (*key_states.shape[:-2], end + ROOM)
+            rooms = [state.new_empty(*size, state.shape[-1]) for state in (key_states, value_states)]
+            if start:
+                rooms[0][..., :start, :], rooms[1][..., :start, :] = self.keys, self.values
+            self.rooms = rooms
+        self.rooms[0][..., start:end, :], self.rooms[1][..., start:end, :] = key_states, value_states
+        return self._show(end)
+
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = (room[..., :length, :] for room in self.rooms)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if length := self.get_seq_length():
+            self.rooms = [room.repeat_interleave(repeats, dim=0) for room in self.rooms]
+            self._show(length)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if length := self.get_seq_length():
+            self.rooms = [room[indices] for room in self.rooms]
+            self._show(length)
+
+
+def roomy_cache(config: Any) -> DynamicCache:
+    """Return transformers' cache for a model, whose plain layers have room; others (sliding ones) stay."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def draw(logits: Tensor, sampling: Sampling, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -162,7 +218,15 @@ def draw(logits: Tensor, sampling: Sampling, random: torch.Generator) -> tuple[T
     if sampling.top_k or sampling.top_p < 1:
         logits = truncate(logits, top_k=sampling.top_k, top_p=sampling.top_p)
     logprobs = logits.log_softmax(-1)
-    token_ids = torch.multinomial(logprobs.exp(), 1, generator=random)
+    # Where a uniform number falls in the distribution function: one random number a row, where multinomial
+    # draws one for every token of the vocabulary. In float64, so that rare tokens keep their share.
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    mass = logprobs.exp().cumsum(-1, dtype=wide)
+    total = mass[:, -1:]
+    point = total * torch.rand(total.shape, generator=random, device=logits.device, dtype=wide)
+    # Below the total even when rounded: a token of no mass can then not be met.
+    point = torch.minimum(point, total.nextafter(torch.zeros_like(total)))
+    token_ids = torch.searchsorted(mass, point, right=True)
     return token_ids.squeeze(-1), logprobs.gather(-1, token_ids).squeeze(-1)
 
 
