@@ -275,7 +275,8 @@ class Seed:
         from data.grading import grade_all
         from data.programs import make_programs
         from eval.benchmarks import make_grader
-        from eval.metrics import n_at_k, pass_at_k
+        from eval.metrics import pass_at_k
+        from eval.submissions import n_at_k
 
         args, grader = self.args, make_grader("programs")
         problems = make_programs(args.problems, 10 * self.seed)

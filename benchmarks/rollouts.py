@@ -36,6 +36,7 @@ SIDES: dict[str, dict[str, Any]] = {
     "plain": {},
     "hf": {},
     "vllm float32": {"backend": "vllm", "dtype": "float32"},
+    "vllm compiled": {"backend": "vllm", "dtype": "float32", "enforce_eager": False},
     "vllm bfloat16": {"backend": "vllm", "dtype": "bfloat16"},
     "vllm-server": {"backend": "vllm-server", "dtype": "float32"},
 }

@@ -5,6 +5,7 @@ without a traceback.
 """
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -85,6 +86,8 @@ def _dispatch(words: list[str]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle OpenMP threads that spin cost a busy machine many times the work they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Said on standard output, between a command's results, wherever DeepSpeed is installed without a GPU.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())
     load(VERBS[name].run)(rest)
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import importlib.util
+import logging
 import os
 import re
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,9 @@ def has_gpu() -> bool:
 def set_environment() -> None:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Remarks of vLLM's and torch's authors to one another.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
 
 
 def engine_arguments(
@@ -69,6 +74,7 @@ def engine_arguments(
         "enforce_eager": not gpu if config.enforce_eager is None else config.enforce_eager,
         "tensor_parallel_size": config.tensor_parallel,
         "enable_prefix_caching": True,
+        "use_tqdm_on_load": False,
         # Logprobs of the distribution that was sampled from: after temperature, top-p and top-k.
         "logprobs_mode": "processed_logprobs",
         # The model folder's generation_config.json must not change what was asked for.
