@@ -3,6 +3,7 @@
 With commands.py, prm_eval.py and quickstart.py the only modules of this package that know the eval package.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,8 @@ from reasoning_rl.rollout.pool import EngineChoice, open_generator
 from reasoning_rl.sft import encode_pairs
 
 VALIDATION_SEED = 1_000_003
-BATCHES_AHEAD = 4
-"""Times max_num_seqs that an evaluation hands over at once, however many engines there are."""
+ENGINE_ROWS = 1024
+"""Sequences that an evaluation hands over to engines at once, however many they are and take."""
 
 
 def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, resume: bool = False) -> Path:
@@ -95,22 +96,25 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         seed=config.seed * world + rank,
         trains=True,
     )
-    run_ppo(
-        config,
-        learner=learner,
-        tokenizer=tokenizer,
-        generator=generator,
-        problems=problems,
-        render=lambda text: render(config.rollout.template, text, tokenizer),
-        scorer=scorer,
-        grader=grader,
-        log=log,
-        validate=_validation(config, held_out, grader, tokenizer, reward_model),
-        demonstrations=_demonstrations(config, tokenizer, accelerator),
-        signals=make_signals(config, policy, tokenizer, make_grader(name), accelerator),
-        reward_model=reward_model,
-        resume=resume,
-    )
+    with contextlib.ExitStack() as stack:
+        if hasattr(generator, "close"):
+            stack.callback(generator.close)
+        run_ppo(
+            config,
+            learner=learner,
+            tokenizer=tokenizer,
+            generator=generator,
+            problems=problems,
+            render=lambda text: render(config.rollout.template, text, tokenizer),
+            scorer=scorer,
+            grader=grader,
+            log=log,
+            validate=_validation(config, held_out, grader, tokenizer, reward_model),
+            demonstrations=_demonstrations(config, tokenizer, accelerator),
+            signals=make_signals(config, policy, tokenizer, make_grader(name), accelerator),
+            reward_model=reward_model,
+            resume=resume,
+        )
     folder = Path(config.output_dir) / "model"
     if accelerator.is_main_process:
         save_model(folder, learner.policy, tokenizer)
@@ -309,7 +313,7 @@ def evaluate_benchmark(
         seed=config.seed,
     )
     # An engine keeps itself full: batches are only what a killed run may lose.
-    rows = config.max_batch if config.backend == "hf" else BATCHES_AHEAD * config.engine.max_num_seqs
+    rows = config.max_batch if config.backend == "hf" else ENGINE_ROWS
     with open_generator(
         config,
         path=config.model or "",

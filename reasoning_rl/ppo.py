@@ -117,7 +117,7 @@ def run_ppo(
         log(0, validate(generator))
     for iteration in range(done + 1, config.iterations + 1):
         clock = _Clock()
-        sampled = rollouts.next()
+        sampled = rollouts.next(left=config.iterations - iteration)
         rollout = sampled.rollout
         clock.lap("generate")
         graded = sampled.graded

@@ -102,6 +102,34 @@ def test_a_sync_waits_for_the_batch_in_progress() -> None:
     rollouts.close()
 
 
+def test_no_batch_is_sampled_that_nobody_will_ask_for() -> None:
+    engine = Engine()
+    rollouts, _ = pipeline(engine, 3)
+    for left in (2, 1, 0):
+        rollouts.next(left=left)
+    time.sleep(0.1)
+    assert engine.calls == 3
+    rollouts.close()
+
+
+def test_overlap_is_the_sampling_during_which_the_trainer_worked() -> None:
+    """0.3 s of sampling, 0.1 s of training before a sync that waits for the rest: 0.1 s were hidden."""
+    engine = Engine()
+    rollouts, _ = pipeline(engine, 1)
+    rollouts.next()
+    rollouts._queue[0].done.wait(5)
+    engine.gate = threading.Event()
+    rollouts.next()
+    while engine.events[-1] != "begin 2 v0":
+        time.sleep(0.001)
+    threading.Timer(0.3, engine.gate.set).start()
+    time.sleep(0.1)
+    rollouts.sync(nn.Identity(), 1)
+    rollouts.next()
+    assert 0.05 < rollouts.metrics(3)["time/overlap_seconds"] < 0.2
+    rollouts.close()
+
+
 def test_a_checkpoint_forgets_the_batches_ahead() -> None:
     engine = Engine()
     rollouts, sampler = pipeline(engine, 2)

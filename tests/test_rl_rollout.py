@@ -185,10 +185,28 @@ def test_a_prompt_gets_one_bos_and_no_eos() -> None:
 
 
 def test_impossible_prompts_and_tokenizers_are_named() -> None:
-    tokenizer, problems = world(1)
+    tokenizer, _ = world(1)
     model = tiny_policy(tokenizer)
-    with pytest.raises(UserError, match=r"prompt 1 has \d+ tokens but the model's context is 256"):
-        HFGenerator(model, tokenizer).generate(["Ann", "Ann has " * 200], Sampling())
+    with pytest.raises(UserError, match="prompt 1 is empty"):
+        HFGenerator(model, tokenizer).generate(["Ann", ""], Sampling())
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
         HFGenerator(model, tokenizer)
+
+
+def test_every_prompt_has_the_room_that_the_context_leaves_it() -> None:
+    """Also beside a longer prompt, and beside one that fills the context."""
+    tokenizer, _ = world(2)
+    model = tiny_policy(tokenizer)
+    context = model.config.max_position_embeddings
+    lengths = (4, context - 2, context, context + 5)
+    prompts = ["\n" * length for length in lengths]
+    assert [len(ids) for ids in tokenizer(prompts)["input_ids"]] == list(lengths)
+    drawn = HFGenerator(model, tokenizer).generate(prompts, Sampling(max_new_tokens=20, n=2, temperature=0))
+    alone = HFGenerator(model, tokenizer).generate(
+        prompts[:1], Sampling(max_new_tokens=20, n=2, temperature=0)
+    )
+    assert [s.token_ids for s in drawn[0]] == [s.token_ids for s in alone[0]] and drawn[0][0].token_ids
+    assert {len(s.token_ids) for s in drawn[1]} <= {1, 2}
+    for group in drawn[2:]:
+        assert [(s.token_ids, s.finish_reason) for s in group] == [((), "length")] * 2

@@ -7,9 +7,13 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +169,70 @@ def test_every_route_but_the_health_check_wants_the_key(monkeypatch: Any) -> Non
     assert status("/update_weights", "secret", "secret") == 200
     assert status("/health", None, "secret") == 200
     assert status("/update_weights", None, "") == 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(b"<html>", "no vLLM server: /v1/models gives '<html>'"), (b'{"data": []}', "no model")],
+)
+def test_something_else_at_the_url_is_named(tmp_path: Any, answer: bytes, said: str) -> None:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    pytest.importorskip("vllm", reason="the engine is not installed")
+    from reasoning_rl.rollout.vllm_server import VLLMServerGenerator
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    tokenizer, _, path = saved_policy(tmp_path, tied=True)
+    with HTTPServer(("127.0.0.1", 0), Page) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match=said):
+            VLLMServerGenerator(path, tokenizer, replace_config(url=f"http://127.0.0.1:{page.server_port}"))
+        page.shutdown()
+
+
+def test_a_server_ends_with_the_process_that_started_it(tmp_path: Any) -> None:
+    """Here a stand-in: a process in a group of its own, which watches its parent as the server does."""
+    watch = (
+        "import os, time; from reasoning_rl.rollout.vllm_serve import end_with; "
+        "end_with(int(os.environ['P']), 0.05); time.sleep(60)"
+    )
+    start = (
+        "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-c', "
+        f"{watch!r}], env=dict(os.environ, P=str(os.getpid())), start_new_session=True); "
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    root = str(Path(__file__).resolve().parent.parent)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", start],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(0.2)
+    os.kill(child, 0)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 60
+    while alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(child)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_arguments_become_options() -> None:

@@ -17,7 +17,7 @@ from data.errors import UserError
 from reasoning_rl.rollout.make import make_generator
 from reasoning_rl.rollout.settings import EngineConfig
 from reasoning_rl.rollout.vllm_engine import fingerprint, start_error
-from reasoning_rl.rollout.vllm_weights import ActorWeights, gather_weights
+from reasoning_rl.rollout.vllm_weights import ActorWeights, WeightSync, gather_weights
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -99,6 +99,62 @@ assert all(torch.equal(tensor, expected[name].data) for name, tensor in sent.ite
 assert all(p.numel() < p.ds_numel for p in engine.module.parameters())  # sharded again
 print("whole")
 """
+
+
+class Client:
+    """An engine's end of a weight update, which can die at any message."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.dies_at: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        def take(*arguments: Any) -> None:
+            self.messages.append((name, *arguments))
+            if name == self.dies_at:
+                raise ConnectionError("the engine is gone")
+
+        return take
+
+
+@pytest.mark.parametrize("dies_at", ["start_weight_update", "update_weights", "finish_weight_update"])
+def test_an_engine_that_dies_in_an_update_can_be_given_the_old_weights(tmp_path: Path, dies_at: str) -> None:
+    pytest.importorskip("vllm", reason="the engine is not installed")
+    client = Client()
+    sync = WeightSync(client, EngineConfig(backend="vllm", sync_dir=str(tmp_path)), in_process=False)
+    sync.push([("w", torch.ones(3))], 1)
+    name, (first, _) = sync.last.name, sync.last.files[0]
+    client.dies_at = dies_at
+    with pytest.raises(UserError, match="did not take the weights of version 2.*the engine is gone"):
+        sync.push([("w", torch.zeros(3))], 2)
+    client.dies_at, client.messages = None, []
+    sync.send_again(1)
+    assert ("finish_weight_update", name) in client.messages
+    assert list(tmp_path.rglob("*.safetensors")) == [Path(first)]
+    sync.push([("w", torch.zeros(3))], 2)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1 and sync.last.name != name
+    sync.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_a_trainer_that_was_killed_are_removed_and_room_is_asked_for(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    pytest.importorskip("vllm", reason="the engine is not installed")
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    for pid in (child.pid, os.getpid()):
+        (tmp_path / f"stepwell-weights-{pid}-x").mkdir()
+    sync = WeightSync(Client(), EngineConfig(backend="vllm", sync_dir=str(tmp_path)), in_process=False)
+    sync.push([("w", torch.ones(3))], 1)
+    assert not (tmp_path / f"stepwell-weights-{child.pid}-x").exists()
+    assert (tmp_path / f"stepwell-weights-{os.getpid()}-x").exists()
+    sync.close()
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 20})())
+    with pytest.raises(UserError, match="two copies of the weights .* set sync_dir"):
+        WeightSync(Client(), EngineConfig(backend="vllm", sync_dir=str(tmp_path)), in_process=False).push(
+            [("w", torch.ones(3))], 1
+        )
 
 
 @pytest.mark.slow

@@ -12,10 +12,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from data.errors import UserError
 from data.schema import Sample, Sampling
 from data.steps import decode
-from reasoning_rl.rollout.samples import check_tokenizer, encode_prompts, make_sample
+from reasoning_rl.rollout.samples import check_tokenizer, encode_prompts, make_sample, too_long
 
 ROOM = 64
 """Tokens that a cache grows by at a time."""
@@ -49,16 +48,19 @@ class HFGenerator:
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Sample]]:
         """Return `sampling.n` samples a prompt, in order.
 
-        Raises UserError when a prompt leaves no room for a token in the model's context.
+        A prompt that leaves no room in the model's context gives samples without a token. Raises UserError
+        for an empty prompt.
         """
         if not prompts:
             return []
         if sampling.seed is not None:
             self.random.manual_seed(sampling.seed)
         encoded = encode_prompts(self.tokenizer, prompts)
-        self._check_room(encoded)
-        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-        samples: list[list[Sample]] = [[] for _ in prompts]
+        fitting = [i for i, ids in enumerate(encoded) if self._room(ids, sampling) > 0]
+        order = sorted(fitting, key=lambda i: len(encoded[i]))
+        samples: list[list[Sample]] = [too_long(ids, sampling, self.version) for ids in encoded]
+        for i in fitting:
+            samples[i] = []
         per_batch = max(1, self.max_batch // sampling.n)
         was_training = self.model.training
         self.model.eval()
@@ -78,23 +80,18 @@ class HFGenerator:
             self.model.train(was_training)
         return samples
 
-    def _check_room(self, encoded: list[list[int]]) -> None:
+    def _room(self, ids: list[int], sampling: Sampling) -> int:
+        """Tokens that may follow a prompt."""
         context = getattr(self.model.config, "max_position_embeddings", None)
-        for i, ids in enumerate(encoded):
-            if context is not None and len(ids) >= context:
-                raise UserError(
-                    f"prompt {i} has {len(ids)} tokens but the model's context is {context}; "
-                    "shorten it or use a model with a longer context"
-                )
+        room = sampling.max_new_tokens if context is None else context - len(ids)
+        return min(sampling.max_new_tokens, room)
 
     def _decode(self, prompts: list[list[int]], sampling: Sampling) -> list[tuple[list[int], list[float]]]:
         """Return (token ids, logprobs) of n continuations of each prompt, a prompt's samples side by side."""
         device = self.model.device
         width = max(len(ids) for ids in prompts)
-        context = (
-            getattr(self.model.config, "max_position_embeddings", None) or width + sampling.max_new_tokens
-        )
-        budget = min(sampling.max_new_tokens, context - width)
+        rooms = [self._room(ids, sampling) for ids in prompts for _ in range(sampling.n)]
+        room, budget = torch.tensor(rooms, device=device), max(rooms)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         input_ids = torch.full((len(prompts), width), pad, device=device)
         mask = torch.zeros_like(input_ids)
@@ -114,7 +111,7 @@ class HFGenerator:
         live = torch.arange(total, device=device)  # the rows whose samples have not ended
         tokens = torch.full((total, budget), pad, device=device)
         token_logprobs = torch.zeros(total, budget, device=device)
-        lengths = torch.full((total,), budget, device=device)
+        lengths = room.clone()
         position = positions[:, -1:]
         for t in range(budget):
             drawn = logits if len(live) == len(held) else logits[live]
@@ -124,8 +121,8 @@ class HFGenerator:
             token_logprobs[running, t] = next_logprobs
             ended = self._ended(next_ids, tokens, running, t, sampling)
             lengths[running[ended]] = t + 1
-            live = live[~ended]
-            if not len(live) or t + 1 == budget:
+            live = live[~ended & (room[running] > t + 1)]
+            if not len(live):
                 break
             if len(live) <= FULL_ENOUGH * len(held):
                 cache.batch_select_indices(live)

@@ -17,6 +17,8 @@ from data.protocols import Stateful, TextGenerator
 from reasoning_rl.rollout.vllm_weights import ActorWeights
 
 T = TypeVar("T")
+JOIN_SECONDS = 10.0
+"""For the thread's last batch, whose requests fail once the generator is closed."""
 
 
 @dataclass
@@ -27,6 +29,8 @@ class _Batch(Generic[T]):
     """What sampler and generator were like just before it; none until it is begun."""
     version: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
+    """Seconds of it in which the trainer stood still."""
     result: list[T] = field(default_factory=list)
     error: BaseException | None = None
     done: threading.Event = field(default_factory=threading.Event)
@@ -50,28 +54,32 @@ class RolloutPipeline(Generic[T]):
         """Of the weights that the batch in training was sampled with."""
         self._queue: deque[_Batch[T]] = deque()
         self._turn = threading.Condition()
-        self._is_sampling = False
+        self._sampled: _Batch[T] | None = None
+        """The batch that the thread is sampling."""
         self._is_syncing = False
         self._is_closed = False
         self._seconds: dict[str, float] = {}
         self._thread: threading.Thread | None = None
 
-    def next(self) -> T:
-        """Return the oldest batch, waiting for it. Raises what sampling it raised."""
+    def next(self, *, left: int | None = None) -> T:
+        """Return the oldest batch, waiting for it. Raises what sampling it raised.
+
+        left: batches that will be asked for after this one; none: nobody knows. No more are sampled ahead.
+        """
         self._seconds = {}
         if self.max_ahead == 0:
             batch = _Batch[T]()
             self._run(batch)
         else:
-            batch = self._next_from_queue()
+            batch = self._next_from_queue(self.max_ahead if left is None else min(left, self.max_ahead))
         if batch.error is not None:
             raise batch.error
         self.version = batch.version
         return batch.result[0]
 
-    def _next_from_queue(self) -> _Batch[T]:
+    def _next_from_queue(self, ahead: int) -> _Batch[T]:
         with self._turn:
-            while len(self._queue) < 1 + self.max_ahead:
+            while len(self._queue) < 1 + ahead:
                 self._queue.append(_Batch())
             self._turn.notify_all()
         if self._thread is None:
@@ -79,10 +87,10 @@ class RolloutPipeline(Generic[T]):
             self._thread.start()
         started = time.perf_counter()
         self._queue[0].done.wait()
-        waited = time.perf_counter() - started
         with self._turn:
             batch = self._queue.popleft()
-        self._seconds["time/overlap_seconds"] = max(0.0, batch.seconds - waited)
+        batch.waited += time.perf_counter() - started
+        self._seconds["time/overlap_seconds"] = max(0.0, batch.seconds - batch.waited)
         return batch
 
     def sync(self, policy: nn.Module, version: int) -> None:
@@ -90,14 +98,18 @@ class RolloutPipeline(Generic[T]):
 
         A generator that holds the policy itself only notes the version.
         """
+        started = time.perf_counter()
         with self._turn:
             self._is_syncing = True
-            self._turn.wait_for(lambda: not self._is_sampling)
+            sampled = self._sampled
+            self._turn.wait_for(lambda: self._sampled is None)
+        if sampled is not None:
+            sampled.waited += time.perf_counter() - started
         try:
             if hasattr(self.generator, "push"):
                 bucket_bytes = self.generator.config.sync_bucket_mb * 2**20
                 self.generator.push(ActorWeights(policy, bucket_bytes), version)
-                self._seconds["time/sync_seconds"] = self.generator.sync.last.seconds
+                self._seconds["time/push_seconds"] = self.generator.sync.last.seconds
             else:
                 self.generator.version = version
         finally:
@@ -125,12 +137,14 @@ class RolloutPipeline(Generic[T]):
         return {name: _Rewound(self, name) for name in self.stateful}
 
     def close(self) -> None:
-        """End the thread and what the generator started."""
+        """Sample no further batch; end what the generator started, and with it the batch in progress."""
         with self._turn:
             self._is_closed = True
             self._turn.notify_all()
         if hasattr(self.generator, "close"):
             self.generator.close()
+        if self._thread is not None:
+            self._thread.join(JOIN_SECONDS)
 
     def _work(self) -> None:
         while True:
@@ -140,11 +154,11 @@ class RolloutPipeline(Generic[T]):
                     return
                 batch = self._waiting()
                 assert batch is not None
-                self._is_sampling = True
+                self._sampled = batch
                 batch.states = {name: part.state_dict() for name, part in self.stateful.items()}
             self._run(batch)
             with self._turn:
-                self._is_sampling = False
+                self._sampled = None
                 self._turn.notify_all()
             batch.done.set()
 

@@ -152,7 +152,13 @@ def start_error(error_text: str, model: str) -> UserError:
             "lower max_model_len or max_num_seqs; change kv_gib (GiB of its cache) or, on a GPU, "
             "gpu_memory_utilization"
         )
-    return UserError(f"vLLM did not start {model}: {last[-400:]}")
+    remedy = ""
+    if "root cause above" in last:  # of an engine in a process of its own
+        remedy = (
+            "\nits own message stands above; where that is about memory: lower max_model_len or "
+            "max_num_seqs, change kv_gib or gpu_memory_utilization"
+        )
+    return UserError(f"vLLM did not start {model}: {last[-400:]}{remedy}")
 
 
 def fingerprint(folder: str) -> str:

@@ -7,6 +7,7 @@ Not a server: nobody else can use the engine, and it ends with this process.
 """
 
 import contextlib
+import gc
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,7 +106,7 @@ class VLLMGenerator:
             )
             for i in rows
         ]
-        with _trainer_untouched():
+        with _trainer_untouched(), _alive(self.llm):
             outputs = self.llm.generate(
                 [{"prompt_token_ids": encoded[i]} for i in rows], params, use_tqdm=False
             )
@@ -145,12 +146,32 @@ class VLLMGenerator:
 
     def forget_prefixes(self) -> None:
         """Empty the prefix cache."""
-        self.llm.reset_prefix_cache()
+        with _alive(self.llm):
+            self.llm.reset_prefix_cache()
 
     def close(self) -> None:
-        """Stop the engine and free its memory."""
+        """Stop the engine and free its memory. Nothing can be sampled afterwards."""
         self.sync.close()
-        self.llm.llm_engine.engine_core.shutdown()
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = self.sync.client.engine = None
+            gc.collect()
+
+
+@contextlib.contextmanager
+def _alive(llm: Any) -> Iterator[None]:
+    """Raise UserError where the engine is closed, or dies within the block."""
+    if llm is None:
+        raise UserError("the generator is closed")
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    try:
+        yield
+    except EngineDeadError as error:
+        raise UserError(
+            f"the vLLM engine died ({error}); what it said stands above. --resume continues the run; where "
+            "memory ran out, lower max_num_seqs or kv_gib first"
+        ) from error
 
 
 def start_engine(arguments: dict[str, Any], *, own_process: bool) -> Any:

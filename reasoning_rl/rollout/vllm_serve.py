@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -43,10 +44,12 @@ from reasoning_rl.rollout.vllm_engine import (
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIDDLEWARE = "reasoning_rl.rollout.vllm_serve.RequireKey"
 OPEN_PATHS = ("/health", "/ping")
+PARENT = "STEPWELL_SERVER_OF"
+"""Environment variable of a server: the process that it is to end with."""
 
 
 class ServerProcess:
-    """One vLLM server. Stopped when this process ends, however it ends, unless it is killed outright."""
+    """One vLLM server. It is stopped when this process ends, and ends itself when this one is killed."""
 
     def __init__(
         self, model: str, config: EngineConfig, *, host: str = "127.0.0.1", port: int | None = None
@@ -65,7 +68,9 @@ class ServerProcess:
         self.tokenizer = save_tokenizer(load_tokenizer(model))
         self.process: subprocess.Popen[bytes] | None = None
         atexit.register(self.stop)
-        self.log = Path(tempfile.mkstemp(prefix="stepwell-serve-", suffix=".log")[1])
+        descriptor, name = tempfile.mkstemp(prefix="stepwell-serve-", suffix=".log")
+        os.close(descriptor)
+        self.log = Path(name)
         self.log_start = 0
         """Where the present process began to write."""
 
@@ -80,7 +85,7 @@ class ServerProcess:
             self.config, self.model, tokenizer=self.tokenizer.name, max_model_len=self.context
         )
         arguments.pop("model")
-        environment = {**ENVIRONMENT, **os.environ, "VLLM_SERVER_DEV_MODE": "1"}
+        environment = {**ENVIRONMENT, **os.environ, "VLLM_SERVER_DEV_MODE": "1", PARENT: str(os.getpid())}
         if not has_gpu() and self.config.tensor_parallel == 1:
             # The worker lives in the engine's process: one process fewer to start.
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -93,7 +98,7 @@ class ServerProcess:
             *("--disable-log-stats", "--disable-uvicorn-access-log"),
             *flags(arguments),
         ]
-        self.log_start = self.log.stat().st_size
+        self.log_start = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -112,7 +117,7 @@ class ServerProcess:
                 if requests.get(f"{self.url}/health", timeout=5).ok:
                     return
             time.sleep(0.1)
-        self.stop()
+        self.stop(keep_log=True)
         raise UserError(
             f"the server for {self.model} was not ready within {self.config.timeout_s:g} s (timeout_s); "
             f"its log: {self.log}"
@@ -121,16 +126,18 @@ class ServerProcess:
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def stop(self) -> None:
+    def stop(self, *, keep_log: bool = False) -> None:
         """Stop the server and its children; at most ten seconds."""
-        if self.process is None:
+        process, self.process = self.process, None
+        if process is None:
             return
         for sign, patience in ((signal.SIGTERM, 8), (signal.SIGKILL, 2)):
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, sign)
+                os.killpg(process.pid, sign)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(patience)
-        self.process = None
+                process.wait(patience)
+        if not keep_log:
+            self.log.unlink(missing_ok=True)
 
 
 def server_module() -> str:
@@ -173,6 +180,13 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
+def end_with(parent: int, every_s: float = 1.0) -> None:
+    """Kill this process' group once its parent is gone: a killed trainer cannot stop its server."""
+    while os.getppid() == parent:
+        time.sleep(every_s)
+    os.killpg(0, signal.SIGKILL)
+
+
 class RequireKey:
     """ASGI middleware: every route but the health check wants the key, if there is one."""
 
@@ -180,6 +194,8 @@ class RequireKey:
         self.app = app
         key = os.environ.get("VLLM_API_KEY", "")
         self.digest = hashlib.sha256(f"Bearer {key}".encode()).digest() if key else None
+        if PARENT in os.environ:
+            threading.Thread(target=end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and self.digest and scope["path"] not in OPEN_PATHS:

@@ -77,6 +77,7 @@ class VLLMServerGenerator:
         self.sync = WeightSync(self.http, config, in_process=False)
         self._lock = threading.Lock()
         self._life = 0
+        self._is_closed = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"seed": self.seed, "calls": self.calls, "version": self.version}
@@ -125,9 +126,18 @@ class VLLMServerGenerator:
             ]
             return samples if len(samples) == sampling.n else samples * sampling.n
 
-        self._check_weights(patience)
-        with ThreadPoolExecutor(max(1, self.config.max_num_seqs // sampling.n)) as threads:
-            return list(threads.map(draw, range(len(prompts))))
+        try:
+            while True:
+                self._check_weights(patience)
+                with ThreadPoolExecutor(max(1, self.config.max_num_seqs // sampling.n)) as threads:
+                    drawn = list(threads.map(draw, range(len(prompts))))
+                # Somebody may have restarted the server meanwhile: it then answered with its first weights.
+                if self.pushed is None or self.http.weight_version() == self.pushed:
+                    return drawn
+        except ServerDown as error:
+            raise UserError(
+                f"{error}; look into the server's log, mend what ails it, then --resume the run"
+            ) from error
 
     def push(self, named_tensors: Iterable[tuple[str, Any]], version: int) -> None:
         """Give the server new weights; samples name `version` from now on.
@@ -135,7 +145,7 @@ class VLLMServerGenerator:
         Raises UserError when it does not take them: it keeps the old ones, and their version.
         """
         self.sync.push(named_tensors, version)
-        self.version, self.pushed = version, self.http.weight_version()
+        self.version, self.pushed = version, self.sync.last.name or self.http.weight_version()
 
     def forget_prefixes(self) -> None:
         """Empty the prefix cache; a server that is away has none."""
@@ -143,10 +153,12 @@ class VLLMServerGenerator:
             self.http.post("reset_prefix_cache")
 
     def close(self) -> None:
-        """Stop the server, if it was started here."""
+        """Stop the server, if it was started here; what is being generated fails."""
+        self._is_closed = True
+        with self._lock:  # nobody is about to start it again
+            if self.process is not None:
+                self.process.stop()
         self.sync.close()
-        if self.process is not None:
-            self.process.stop()
 
     def _ask(self, body: dict[str, Any], patience: int) -> Any:
         while True:
@@ -185,6 +197,8 @@ class VLLMServerGenerator:
         deadline = time.monotonic() + self.config.timeout_s
         started = False
         while time.monotonic() < deadline:
+            if self._is_closed:
+                raise UserError("the generator was closed while it sampled")
             if self.http.is_healthy():
                 return
             # Its connections break a moment before a killed server counts as dead: look every time.
@@ -202,7 +216,7 @@ class VLLMServerGenerator:
 
     def _check_model(self, trains: bool) -> tuple[str, int]:
         """Return (served name, context length) of a server that has the model that is asked for."""
-        served = self.http.get("v1/models")["data"][0]
+        served = self.http.served_model()
         name, where = served["id"], f"the server at {self.http.url} serves {served['id']}"
         mine = AutoConfig.from_pretrained(self.model)
         own_ids = self.tokenizer(PROBE, add_special_tokens=False)["input_ids"]
@@ -262,6 +276,11 @@ class HTTP:
             reply = session.request(
                 method, f"{self.url}/{path}", json=body, headers=self.headers, timeout=(5, self.timeout_s)
             )
+        except requests.ReadTimeout as error:
+            raise UserError(
+                f"no answer from {self.url}/{path} within timeout_s, {self.timeout_s:g} s: it hangs, or "
+                "responses take longer; then raise timeout_s or lower max_num_seqs"
+            ) from error
         except requests.RequestException as error:
             raise ServerDown(f"no answer from {self.url}/{path}: {type(error).__name__}") from error
         if reply.status_code in (401, 403):
@@ -270,13 +289,24 @@ class HTTP:
             raise ServerDown(f"{path} failed: {reply.text[-300:]}")
         if not reply.ok:
             raise UserError(f"{self.url}/{path} refused: {reply.text[:300]}")
-        return reply.json() if reply.content else None
+        try:
+            return reply.json() if reply.content else None
+        except requests.JSONDecodeError as error:
+            raise UserError(f"{self.url} is no vLLM server: /{path} gives {reply.text[:60]!r}") from error
 
     def is_healthy(self) -> bool:
         try:
             return requests.get(f"{self.url}/health", headers=self.headers, timeout=5).ok
         except requests.RequestException:
             return False
+
+    def served_model(self) -> dict[str, Any]:
+        """The entry of the (first) model that is served."""
+        models = self.get("v1/models")
+        found = models.get("data") if isinstance(models, dict) else None
+        if not found or not {"id", "max_model_len"} <= found[0].keys():
+            raise UserError(f"{self.url} is no vLLM server: it lists no model with a context length")
+        return found[0]
 
     def describe(self) -> dict[str, Any] | None:
         """What the worker says of its model; None from a server that was not started by `stepwell serve`."""

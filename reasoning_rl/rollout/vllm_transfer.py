@@ -36,15 +36,29 @@ class FilesTrainerEngine(TrainerWeightTransferEngine[FilesTrainerInit]):
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         engine.init = init_info
         engine.sent: list[str] = []
+        engine.rounds = 0
         if engine.is_sender:
             client.init_weight_transfer_engine({})
         return engine
 
     def send_weights(self, version: int = 0) -> SyncRecord:
-        """Send `source`; on return the engine has taken all of it."""
+        """Send `source`; on return the engine has taken all of it, and the files before are gone.
+
+        When it fails they stay instead: an engine that died can be given them again.
+        """
+        before, self.sent = self.sent, []
+        self.rounds += 1
+        try:
+            record = self._send(version)
+        except BaseException:
+            unlink(self.sent)
+            self.sent = before
+            raise
+        unlink(before)
+        return record
+
+    def _send(self, version: int) -> SyncRecord:
         record = SyncRecord()
-        unlink(self.sent)
-        self.sent = []
         if self.is_sender:
             self.client.start_weight_update()
         for index, bucket in enumerate(self.source.buckets()):
@@ -55,7 +69,7 @@ class FilesTrainerEngine(TrainerWeightTransferEngine[FilesTrainerInit]):
             if self.init.direct and self.source.live:
                 self.client.update_weights({"tensors": dict(bucket)})
                 continue
-            path = str(Path(self.init.folder) / f"{version}-{index}.safetensors")
+            path = str(Path(self.init.folder) / f"{self.rounds}-{version}-{index}.safetensors")
             self.sent.append(path)
             save_file({name: tensor.contiguous().cpu() for name, tensor in bucket}, path)
             checksum = crc32(path)
@@ -74,15 +88,12 @@ class FilesTrainerEngine(TrainerWeightTransferEngine[FilesTrainerInit]):
         self._finish(record, version)
 
     def _finish(self, record: SyncRecord, version: int) -> None:
+        record.checksum = 0
         for _, checksum in record.files:
             record.checksum = (record.checksum * 31 + checksum) % 2**32
+        record.name = f"{version}-{record.checksum:08x}" if record.files else str(version)
         self.client.update_weights({"commit": record.num_tensors})
-        self.client.finish_weight_update(version_name(record, version))
-
-
-def version_name(record: SyncRecord, version: int) -> str:
-    """What the engine is told to call these weights."""
-    return f"{version}-{record.checksum:08x}"
+        self.client.finish_weight_update(record.name)
 
 
 def gpu_init(config: EngineConfig, rank: int, world_size: int) -> TrainerInitInfo:

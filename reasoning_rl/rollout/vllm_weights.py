@@ -10,6 +10,7 @@ trainer and engine both see.
 
 import contextlib
 import os
+import shutil
 import tempfile
 import time
 import zlib
@@ -23,6 +24,9 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from reasoning_rl.rollout.settings import EngineConfig
+
+PREFIX = "stepwell-weights-"
+MEMORY = "/dev/shm"
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,14 @@ def _merged(name: str, base: nn.Parameter, layer: Any) -> _Weight:
     return _Weight(name, (base, *lora), merge)
 
 
+def remove_abandoned(folder: str) -> None:
+    """Remove weights in `folder` whose trainer was killed before it could."""
+    for path in Path(folder).glob(f"{PREFIX}*"):
+        pid = path.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 @dataclass
 class SyncRecord:
     """What the last sync cost."""
@@ -152,12 +164,15 @@ class SyncRecord:
     files: list[tuple[str, int]] = field(default_factory=list)
     """The pieces (path, crc32) that were sent, still there to be sent again."""
     num_tensors: int = 0
+    name: str = ""
+    """What the engine calls these weights; empty where the transfer leaves that to vLLM."""
 
 
 class WeightSync:
     """A WeightSink over one vLLM engine. `client` has the methods of vLLM's VLLMWeightSyncClient and `abort`.
 
-    push raises UserError when the engine does not take the weights, and then it still has the old ones.
+    push raises UserError when the engine does not take the weights; it then still has the old ones, or, when
+    it died, can be given them again.
     """
 
     def __init__(self, client: Any, config: EngineConfig, *, in_process: bool) -> None:
@@ -168,22 +183,22 @@ class WeightSync:
 
     def push(self, named_tensors: Iterable[tuple[str, Any]], version: int) -> None:
         """Send the weights; on return the engine uses them. `last` says what it cost."""
-        source = named_tensors if isinstance(named_tensors, ActorWeights) else _Given(list(named_tensors))
         started = time.perf_counter()
         try:
+            given = isinstance(named_tensors, ActorWeights)
+            source = named_tensors if given else _Given(list(named_tensors))
+            num_bytes = sum(torch.Size(m.shape).numel() * m.dtype.itemsize for m in source.metadata())
             if self._engine is None:
-                self._engine = self._connect(source)
+                self._engine = self._connect(source, num_bytes)
             self._engine.source = source
-            self.last = SyncRecord()
             if self.config.sync == "files":
                 self.last = self._engine.send_weights(version)
             else:
                 self._engine.send_weights()
-                self.last.num_bytes = sum(
-                    torch.Size(m.shape).numel() * m.dtype.itemsize for m in source.metadata()
-                )
+                self.last = SyncRecord(num_bytes=num_bytes)
         except Exception as error:
-            self.client.abort()
+            with contextlib.suppress(Exception):  # what is dead has forgotten the update already
+                self.client.abort()
             if isinstance(error, UserError):
                 raise
             raise UserError(
@@ -196,13 +211,19 @@ class WeightSync:
         """Push the files of the last version once more, to an engine that was restarted."""
         if not self.last.files:
             raise UserError("the engine was restarted and the weights it had are gone: --resume the run")
-        self._engine.send_files(self.last, version)
+        try:
+            self._engine.send_files(self.last, version)
+        except Exception as error:
+            raise UserError(
+                f"the restarted engine did not take the weights of version {version} ({_reason(error)}); "
+                "--resume continues the run from its last checkpoint"
+            ) from error
 
     def close(self) -> None:
         if self._folder is not None:
             self._folder.cleanup()
 
-    def _connect(self, source: Any) -> Any:
+    def _connect(self, source: Any, num_bytes: int) -> Any:
         """The trainer-side engine, from vLLM's factory."""
         from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 
@@ -210,7 +231,9 @@ class WeightSync:
 
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         if self.config.sync == "files":
-            self._folder = tempfile.TemporaryDirectory(prefix="stepwell-weights-", dir=self._sync_dir())
+            folder = self._sync_dir(2 * num_bytes)
+            remove_abandoned(folder)
+            self._folder = tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", dir=folder)
             init = vllm_transfer.FilesTrainerInit(
                 rank=rank, folder=self._folder.name, direct=self.in_process, bucket_bytes=self._bucket_bytes
             )
@@ -222,12 +245,19 @@ class WeightSync:
     def _bucket_bytes(self) -> int:
         return self.config.sync_bucket_mb * 2**20
 
-    def _sync_dir(self) -> str | None:
-        folder = self.config.sync_dir
+    def _sync_dir(self, num_bytes: int) -> str:
+        """Where files go: with room for the new weights beside the old ones, unless none are written."""
+        folder, needed = self.config.sync_dir, 0 if self.in_process else num_bytes
         if folder is None:
-            return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+            usable = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= needed
+            folder = MEMORY if usable else tempfile.gettempdir()
         if not Path(folder).is_dir():
             raise UserError(f"sync_dir {folder} is no folder; make it, where trainer and engine both see it")
+        if (free := shutil.disk_usage(folder).free) < needed:
+            raise UserError(
+                f"{folder} has {free / 2**20:,.0f} MiB free, and two copies of the weights take "
+                f"{needed / 2**20:,.0f}: set sync_dir to a folder with more room"
+            )
         return folder
 
 
