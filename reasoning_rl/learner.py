@@ -1,5 +1,6 @@
 """What a PPO run trains and carries along: models, optimisers, running statistics; checkpoints hold all."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prm.sharding import cuts_parameters, prepare
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.models import Actor, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
@@ -46,12 +48,15 @@ class Learner:
             # Dropout would make the first ratio differ from 1 and the values inconsistent.
             disable_dropout(model)
         self.policy, self.critic_model = policy.to(device), critic.to(device)
-        self.reference = Actor(reference.to(device)).eval().requires_grad_(False)
-        actor_optimizer = _adamw(policy, config.update.learning_rate, config)
-        critic_optimizer = _adamw(critic, config.critic.learning_rate, config)
-        self.actor, self.critic, self.actor_optimizer, self.critic_optimizer = accelerator.prepare(
-            Actor(policy), Critic(critic), actor_optimizer, critic_optimizer
-        )
+        # Where weights are cut up, nothing can be sampled from or exported: a whole copy follows the actor.
+        self._follows = cuts_parameters(accelerator)
+        trained = copy.deepcopy(policy) if self._follows else policy
+        limit = {"accelerator": accelerator, "max_grad_norm": config.update.max_grad_norm}
+        frozen = Actor(reference.to(device)).eval().requires_grad_(False)
+        self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
+        rates = config.update.learning_rate, config.critic.learning_rate
+        self.actor = prepare(Actor(trained), _adamw(trained, rates[0], config), owner=trained, **limit)
+        self.critic = prepare(Critic(critic), _adamw(critic, rates[1], config), owner=critic, **limit)
         self.moments = RunningMoments()
         self.value_norm = ValueNormalizer()
         kl = config.kl
@@ -61,11 +66,11 @@ class Learner:
     def parts(self) -> dict[str, Any]:
         """Everything with state, for checkpoints. A frozen reference too: its folder may be gone."""
         return {
-            "policy": self.policy,
-            "critic": self.critic_model,
-            "reference": self.reference,
-            "actor_optimizer": self.actor_optimizer,
-            "critic_optimizer": self.critic_optimizer,
+            "policy": self.actor.weights,
+            "critic": self.critic.weights,
+            "reference": self.reference.weights,
+            "actor_optimizer": self.actor.moments,
+            "critic_optimizer": self.critic.moments,
             "moments": self.moments,
             "value_norm": self.value_norm,
             "kl": self.kl,
@@ -83,19 +88,25 @@ class Learner:
         if update.schedule == "linear":
             factor *= 1.0 - 0.9 * (iteration - 1) / max(1, self.config.iterations - 1)
         for optimizer, rate in (
-            (self.actor_optimizer, update.learning_rate),
-            (self.critic_optimizer, self.config.critic.learning_rate),
+            (self.actor.optimizer, update.learning_rate),
+            (self.critic.optimizer, self.config.critic.learning_rate),
         ):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
 
-    @torch.no_grad()
     def update_reference(self) -> None:
         """reference <- (1 - eta) reference + eta actor (arXiv 2404.10719, section 5)."""
-        eta = self.config.reference_ema
-        if eta > 0:
-            for old, new in zip(self.reference.model.parameters(), self.policy.parameters(), strict=True):
-                old.lerp_(new.to(old.dtype), eta)
+        if self.config.reference_ema > 0:
+            self.reference.follow(self.actor, self.config.reference_ema)
+
+    @torch.no_grad()
+    def refresh_policy(self) -> None:
+        """Bring the whole copy of the policy up to date, where there is one. Call it on every process."""
+        if self._follows:
+            for whole, (_, value) in zip(
+                self.policy.parameters(), self.actor.whole_parameters(), strict=True
+            ):
+                whole.copy_(value)
 
 
 def _adamw(model: nn.Module, learning_rate: float, config: PPOConfig) -> torch.optim.AdamW:

@@ -6,11 +6,10 @@ split, nor padding, nor the number of processes changes a gradient.
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.errors import UserError
 from reasoning_rl.functional import policy_loss, value_loss
@@ -69,15 +68,16 @@ def _update_minibatch(
             last = index == len(groups) - 1
             if train_policy:
                 ptx_follows = ptx is not None and config.update.ptx_coef > 0
-                with _sync(learner, learner.actor, last and not ptx_follows):
+                with learner.actor.accumulate(last and not ptx_follows):
                     loss = _policy_loss(learner, micro, num_tokens, sums)
-                    learner.accelerator.backward(loss * scale)
-            with _sync(learner, learner.critic, last):
+                    learner.actor.backward(loss * scale)
+            with learner.critic.accumulate(last):
                 loss = _value_loss(learner, micro, num_tokens, sums)
-                learner.accelerator.backward(loss * scale)
+                learner.critic.backward(loss * scale)
         if train_policy and ptx is not None and config.update.ptx_coef > 0:
-            loss = ptx.loss(learner)
-            learner.accelerator.backward(config.update.ptx_coef * loss * scale)
+            with learner.actor.accumulate(True):
+                loss = ptx.loss(learner)
+                learner.actor.backward(config.update.ptx_coef * loss * scale)
             sums["ptx/loss"] = loss.detach()
     return _step(learner, sums, num_tokens, train_policy=train_policy)
 
@@ -128,21 +128,16 @@ def _value_loss(learner: "Learner", micro: Experience, num_tokens: float, sums: 
 def _step(
     learner: "Learner", sums: dict[str, Tensor], num_tokens: float, *, train_policy: bool
 ) -> dict[str, float]:
-    clip = learner.accelerator.clip_grad_norm_
-    limit = learner.config.update.max_grad_norm
-    norms = {"critic/grad_norm": float(clip(learner.critic.parameters(), limit))}
+    trained = {"critic/grad_norm": learner.critic}
     if train_policy:
-        norms["policy/grad_norm"] = float(clip(learner.actor.parameters(), limit))
+        trained["policy/grad_norm"] = learner.actor
+    norms = {name: model.clip() for name, model in trained.items()}
     names = sorted(sums)
     stacked = torch.stack([sums[name].double().cpu() for name in names])
     stats = dict(zip(names, learner.reduce(stacked).tolist(), strict=True))
     finite = all(math.isfinite(v) for v in (*norms.values(), *stats.values()))
-    if finite:
-        learner.critic_optimizer.step()
-        if train_policy:
-            learner.actor_optimizer.step()
-    learner.actor_optimizer.zero_grad()
-    learner.critic_optimizer.zero_grad()
+    norms = {name: model.step(apply=finite) for name, model in trained.items()}
+    finite = finite and all(math.isfinite(v) for v in norms.values())
     if not finite:
         return {"skipped": 1.0}
     return {**stats, **norms, "tokens": num_tokens, "updates": 1.0, "skipped": 0.0}
@@ -165,8 +160,3 @@ def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 def to_device(experience: Experience, device: torch.device) -> Experience:
     return Experience(**{name: value.to(device) for name, value in vars(experience).items()})
-
-
-def _sync(learner: "Learner", module: nn.Module, now: bool) -> Any:
-    """Exchange gradients between processes in the last backward only."""
-    return nullcontext() if now else learner.accelerator.no_sync(module)

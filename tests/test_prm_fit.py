@@ -15,6 +15,7 @@ from data.errors import UserError
 from prm.batching import cut_by_tokens, plan_micro_batches
 from prm.fit import FitConfig, fit, iterate_batches, lr_factor, make_optimizer, num_updates, run_update
 from prm.fit import _Loss as LossModule
+from prm.sharding import prepare
 
 ROOT = Path(__file__).parent.parent
 
@@ -113,12 +114,15 @@ def gradients(
     objective = objective or AllTokens()
     model = model.to(dtype)
     before = [p.detach().clone() for p in model.parameters()]
-    accelerator = Accelerator(cpu=True)
-    wrapped, optimizer = accelerator.prepare(
-        LossModule(model, objective), torch.optim.SGD(model.parameters(), lr=1.0)
+    trained = prepare(
+        LossModule(model, objective),
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        owner=model,
+        accelerator=Accelerator(cpu=True),
+        max_grad_norm=1e9,
     )
-    batch = [objective.collate(micro) for micro in micro_batches]
-    result = run_update(wrapped, batch, objective, optimizer, FitConfig(max_grad_norm=1e9), accelerator)
+    batch = [objective.collate(micro) if micro else None for micro in micro_batches]
+    result = run_update(trained, batch, objective, filler=objective.collate(sentences(1)))
     return [a - b.detach() for a, b in zip(before, model.parameters(), strict=True)], result
 
 
@@ -136,6 +140,10 @@ def test_loss_and_gradient_do_not_depend_on_the_micro_batch_split_or_padding():
     # Padding to a far longer row that is not in the batch must not matter either.
     singles, _ = gradients(tiny(), [[row] for row in rows])
     assert_gradients_close(singles, whole, 1e-5)
+    # What stands in for a micro-batch that only other processes have counts nothing.
+    filled, sums = gradients(tiny(), [rows, []])
+    assert_gradients_close(filled, whole, 1e-7)
+    assert sums == once
 
 
 def test_the_gradient_is_that_of_the_mean_over_all_tokens_in_float64():
@@ -213,6 +221,14 @@ def test_processes_share_a_batch_with_equal_numbers_of_micro_batches(world):
     assert len({len(plan) for plan in plans}) == 1
     assert sorted(row for plan in plans for micro in plan for row in micro) == list(range(12))
     assert all(micro for plan in plans for micro in plan)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_an_odd_last_batch_leaves_no_row_out(count):
+    lengths = [9, 8, 7, 6, 5]
+    plans = [plan_micro_batches(range(count), lengths, 16, rank=rank, world=2) for rank in range(2)]
+    assert len({len(plan) for plan in plans}) == 1
+    assert sorted(row for plan in plans for micro in plan for row in micro) == list(range(count))
 
 
 def test_only_matrices_are_decayed():
