@@ -92,6 +92,8 @@ def save_together(
         try:
             save_checkpoint(run_dir, iteration, counted, keep=keep, per_process=states)
         except Exception as error:
+            if any(part.broken for part in counted.values()):
+                raise  # in the middle of what all do together: the others cannot be told
             failure = error
     for part in counted.values():  # whole tensors of a model that is cut up take every process
         part.catch_up()
@@ -103,15 +105,18 @@ def save_together(
 
 
 class _Counted:
-    """A part that knows whether its state was taken."""
+    """A part that knows whether its state was taken, and whether that failed."""
 
     def __init__(self, part: Stateful) -> None:
         self.part = part
         self.taken = False
+        self.broken = False
 
     def state_dict(self) -> dict[str, Any]:
-        self.taken = True
-        return self.part.state_dict()
+        self.taken, self.broken = True, True
+        state = self.part.state_dict()
+        self.broken = False
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.part.load_state_dict(state)

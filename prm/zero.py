@@ -86,24 +86,33 @@ class DeepSpeed(Cut):
         steps = [state["step"] for state in self.optimizer.state.values() if "step" in state]
         if not steps:
             return {}
+        self._link()
         moments = {
             key: safe_get_full_optimizer_state(parameter, key).reshape(_shape(parameter)).cpu()
             for key in ("exp_avg", "exp_avg_sq")
         }
         return {"step": steps[0].cpu(), **moments}
 
+    def _link(self) -> None:
+        """Tell parameters where in ZeRO-1's and 2's flat optimiser state their part lies.
+
+        DeepSpeed does so while the first group is updated, when the other groups have no state yet.
+        """
+        zero = self.wrapped.optimizer
+        if hasattr(zero, "single_partition_of_fp32_groups"):
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
+
     def _set_state(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         if not states:
             return
         zero = self.wrapped.optimizer
-        cut = zero.fp32_partitioned_groups_flat if hasattr(zero, "fp32_partitioned_groups_flat") else None
         steps = next(iter(states.values()))["step"]
-        for flat in zero.single_partition_of_fp32_groups if cut is None else cut:
+        name = "single_partition_of_fp32_groups"
+        for flat in getattr(zero, name) if hasattr(zero, name) else zero.fp32_partitioned_groups_flat:
             moments = {key: torch.zeros_like(flat) for key in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[flat] = {"step": steps.to(flat.device).clone(), **moments}
-        if cut is None:
-            # Made at the first update otherwise: where in the flat state a parameter's part lies.
-            zero._lazy_init_hp_params_optimizer_state()
+        self._link()
         for name, values in states.items():
             for key in ("exp_avg", "exp_avg_sq"):
                 value = values[key].to(self.accelerator.device)

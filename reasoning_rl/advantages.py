@@ -10,7 +10,8 @@ from torch import Tensor
 
 from reasoning_rl.functional import explained_variance, gae, kl_estimate, masked_moments, whiten
 from reasoning_rl.learner import Learner
-from reasoning_rl.types import Experience, Rollout, micro_batches
+from reasoning_rl.shares import shares
+from reasoning_rl.types import Experience, Rollout
 
 
 def make_experience(
@@ -39,19 +40,19 @@ def make_experience(
         _, returns = gae(
             rewards, real_values, mask, gamma=config.gamma, lam=critic_lam, bootstrap_values=bootstrap
         )
-    variance = explained_variance(real_values, returns, mask, reduce=learner.reduce)
-    mean_return = masked_mean(learner, returns, mask)
+    variance = explained_variance(real_values, returns, mask)
+    mean_return = masked_mean(returns, mask)
     if learner.config.critic.value_norm:
-        learner.value_norm.update(returns[mask], reduce=learner.reduce)
+        learner.value_norm.update(returns[mask])
         returns = learner.value_norm.normalise(returns) * mask
     if config.advantage_norm:
-        advantages = whiten(advantages, mask, reduce=learner.reduce)
+        advantages = whiten(advantages, mask)
     if config.advantage_clip is not None:
         advantages = advantages.clamp(-config.advantage_clip, config.advantage_clip)
-    metrics = _policy_monitors(learner, rollout, old_logprobs, kl, entropies)
+    metrics = _policy_monitors(rollout, old_logprobs, kl, entropies)
     metrics |= {
         "critic/explained_variance": float(variance),
-        "critic/value": masked_mean(learner, real_values, mask),
+        "critic/value": masked_mean(real_values, mask),
         "critic/return": mean_return,
     }
     experience = Experience(
@@ -67,24 +68,21 @@ def make_experience(
 
 
 def _policy_monitors(
-    learner: Learner, rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
+    rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
 ) -> dict[str, float]:
-    """Monitors of the policy over all processes; the mismatch is this process's largest."""
     mask = rollout.action_mask
-    sums = torch.stack([kl.sum(), torch.tensor(float(len(rollout.lengths)))]).double()
-    kl_sum, num_responses = learner.reduce(sums).tolist()
     mismatch = ((old_logprobs - rollout.behaviour_logprobs).abs() * mask).max()
     return {
-        "policy/kl_per_response": kl_sum / num_responses,
-        "policy/entropy": masked_mean(learner, entropies, mask),
-        "policy/perplexity": math.exp(-masked_mean(learner, old_logprobs, mask)),
+        "policy/kl_per_response": float(kl.double().sum()) / len(rollout.lengths),
+        "policy/entropy": masked_mean(entropies, mask),
+        "policy/perplexity": math.exp(-masked_mean(old_logprobs, mask)),
         "policy/behaviour_mismatch": mismatch.item(),
     }
 
 
-def masked_mean(learner: Learner, values: Tensor, mask: Tensor) -> float:
-    """Mean over the masked tokens of all processes; 0 where there are none."""
-    mean, _, _ = masked_moments(values, mask, reduce=learner.reduce)
+def masked_mean(values: Tensor, mask: Tensor) -> float:
+    """Mean over the masked tokens; 0 where there are none."""
+    mean, _, _ = masked_moments(values, mask)
     return float(mean)
 
 
@@ -93,12 +91,14 @@ def forward_rollout(learner: Learner, rollout: Rollout) -> tuple[Tensor, ...]:
     """Return (old_logprobs, ref_logprobs, entropies, values) (B, T) and final values (B,), on the CPU.
 
     Row groups of similar length, within the token budget: nothing is computed on padding that can be avoided.
+    Every process computes its share and gets all.
     """
     config, device = learner.config, learner.accelerator.device
     shape = rollout.input_ids.shape
     planes = [torch.zeros(shape) for _ in range(4)]
     final_values = torch.zeros(shape[0])
-    for rows in micro_batches(rollout.lengths, config.update.micro_batch_tokens):
+    place = {"rank": learner.accelerator.process_index, "world": learner.world}
+    for rows, counts in shares(rollout.lengths, config.update.micro_batch_tokens, **place):
         width = int(rollout.lengths[rows].max())
         input_ids = rollout.input_ids[rows, :width].to(device)
         mask = rollout.action_mask[rows, :width].to(device)
@@ -106,7 +106,11 @@ def forward_rollout(learner: Learner, rollout: Rollout) -> tuple[Tensor, ...]:
         logprobs, entropies = learner.actor(input_ids, mask, temperature=temperature, with_entropy=True)
         ref_logprobs, _ = learner.reference(input_ids, mask, temperature=temperature)
         values, final = learner.critic(input_ids, mask, rollout.lengths[rows].to(device))
+        if not counts:
+            continue
         for plane, part in zip(planes, (logprobs, ref_logprobs, entropies, values), strict=True):
             plane[rows, :width] = part.cpu()
         final_values[rows] = final.cpu()
+    if learner.world > 1:  # the others' rows are 0 here
+        return tuple(learner.reduce(plane) for plane in (*planes, final_values))
     return (*planes, final_values)

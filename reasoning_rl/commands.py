@@ -1,6 +1,5 @@
 """What each verb of the command line does: read settings, build, run under a live view, say what came out."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from reasoning_rl.eval_config import (
 from reasoning_rl.live import Live, grid_text, table_text
 from reasoning_rl.options import parse, several_values
 from reasoning_rl.prm_eval import evaluate_prm
+from reasoning_rl.runtime import make_accelerator
 from reasoning_rl.telemetry import RunLog, read_metrics
 
 TERMINAL_LIMIT = 10
@@ -44,11 +44,6 @@ class QuietLog:
 
     def rewind(self, iteration: int) -> None:
         return
-
-
-def make_accelerator() -> Accelerator:
-    """One device or the processes that `accelerate launch` started."""
-    return Accelerator(cpu=os.environ.get("STEPWELL_DEVICE") == "cpu")
 
 
 def run_sft(args: list[str]) -> None:

@@ -166,10 +166,12 @@ def _demonstrations(config: PPOConfig, tokenizer: Any, accelerator: Accelerator)
     if config.demonstrations is None:
         return None
     encoded = encode_pairs(tokenizer, read_sft(config.demonstrations))
-    world, rank = accelerator.num_processes, accelerator.process_index
-    return Demonstrations(
-        encoded, batch_size=config.update.minibatch_size // world, seed=config.seed * world + rank
-    )
+    if config.update.minibatch_size < accelerator.num_processes:
+        raise UserError(
+            f"update.minibatch_size {config.update.minibatch_size} gives {accelerator.num_processes} "
+            "processes less than one demonstration each; raise it"
+        )
+    return Demonstrations(encoded, batch_size=config.update.minibatch_size, seed=config.seed)
 
 
 def _isolation(config: EvalConfig) -> str:

@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from data.errors import UserError
 from data.machine import peak_rss_mb
 from data.prompts import get_template
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
-from prm.checkpoint import load_latest, refuse_used_folder, rng_state, save_checkpoint
+from prm.checkpoint import load_latest, refuse_used_folder, save_together
 from reasoning_rl.advantages import make_experience
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.experience import collect, rollout_metrics, score_rollout, task_rewards
 from reasoning_rl.learner import Learner
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampler import ProblemSampler
+from reasoning_rl.shares import gather, own_problems
 from reasoning_rl.update import ppo_update
 
 if TYPE_CHECKING:
@@ -55,39 +55,43 @@ def run_ppo(
     world, rank = accelerator.num_processes, accelerator.process_index
     if not resume:
         refuse_used_folder(run_dir)
-    if config.rollout.problems_per_iteration % world or config.update.minibatch_size % world:
+    if config.rollout.problems_per_iteration % world:
         raise UserError(
-            f"rollout.problems_per_iteration {config.rollout.problems_per_iteration} and minibatch_size "
-            f"{config.update.minibatch_size} must be divisible by the {world} processes"
+            f"rollout.problems_per_iteration {config.rollout.problems_per_iteration} must be divisible by "
+            f"the {world} processes"
         )
     generator = HFGenerator(
         learner.policy, tokenizer, max_batch=config.rollout.max_batch, seed=config.seed * world + rank
     )
     sampler = ProblemSampler(problems, config.seed)
     sampling = _sampling(config)
-    torch.manual_seed(config.seed * world + rank)
-    parts = {**learner.parts(), "generator": generator, "sampler": sampler}
+    torch.manual_seed(config.seed)  # the same on every process: it orders the minibatches
+    own = {"generator": generator}
+    parts = {**learner.parts(), "sampler": sampler}
     if demonstrations is not None:
         parts["demonstrations"] = demonstrations
-    done = (load_latest(run_dir, parts, rank=rank) or 0) if resume else 0
+    done = (load_latest(run_dir, parts, rank=rank, world=world, own=own) or 0) if resume else 0
+    learner.refresh_policy()
     log.rewind(done or -1)  # the record of iteration 0 is made anew as well
     if validate and not done and accelerator.is_main_process:
         log(0, validate(generator))
     for iteration in range(done + 1, config.iterations + 1):
         clock = _Clock()
-        drawn = sampler.next(config.rollout.problems_per_iteration)[rank::world]
+        drawn = own_problems(sampler.next(config.rollout.problems_per_iteration), rank=rank, world=world)
         rollout = collect(
             generator, tokenizer, drawn, sampling, render=render, splitter=config.rollout.splitter
         )
         clock.lap("generate")
         scores = score_rollout(scorer, grader, rollout)
+        rollout, scores = gather(rollout, scores, accelerator, num_problems=len(drawn))
         clock.lap("score")
         pretraining = iteration <= config.critic.pretrain_iterations
-        rewards, totals = task_rewards(rollout, scores, config.reward, learner.moments, learner.reduce)
+        rewards, totals = task_rewards(rollout, scores, config.reward, learner.moments)
         experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
         clock.lap("experience")
         learner.set_learning_rates(iteration)
         metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
+        learner.refresh_policy()
         clock.lap("update")
         if not pretraining:  # until then the policy is its reference: nothing to follow or to steer
             learner.update_reference()
@@ -103,7 +107,9 @@ def run_ppo(
         if accelerator.is_main_process:
             log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
         if _due(iteration, config.save_every, config.iterations):
-            _save(run_dir, iteration, parts, config, accelerator)
+            save_together(
+                run_dir, iteration, parts, accelerator=accelerator, own=own, keep=config.keep_checkpoints
+            )
 
 
 def _sampling(config: PPOConfig) -> Sampling:
@@ -120,17 +126,6 @@ def _sampling(config: PPOConfig) -> Sampling:
 
 def _due(iteration: int, every: int, last: int) -> bool:
     return iteration == last or (every > 0 and iteration % every == 0)
-
-
-def _save(
-    run_dir: Path, iteration: int, parts: Mapping[str, Any], config: PPOConfig, accelerator: Accelerator
-) -> None:
-    from accelerate.utils import gather_object
-
-    states = gather_object([rng_state()])
-    if accelerator.is_main_process:
-        save_checkpoint(run_dir, iteration, parts, keep=config.keep_checkpoints, rng_states=states)
-    accelerator.wait_for_everyone()
 
 
 class _Clock:

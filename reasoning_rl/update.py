@@ -13,7 +13,8 @@ from torch import Tensor
 
 from data.errors import UserError
 from reasoning_rl.functional import policy_loss, value_loss
-from reasoning_rl.types import Experience, micro_batches
+from reasoning_rl.shares import shares
+from reasoning_rl.types import Experience
 
 if TYPE_CHECKING:
     from reasoning_rl.learner import Learner
@@ -31,7 +32,7 @@ def ppo_update(
     """
     config = learner.config.update
     totals: dict[str, float] = {}
-    for rows in minibatches(len(experience), config.epochs, config.minibatch_size // learner.world):
+    for rows in minibatches(len(experience), config.epochs, config.minibatch_size):
         minibatch = experience.select(rows)
         stats = _update_minibatch(learner, minibatch, train_policy=train_policy, ptx=ptx)
         for name, value in stats.items():
@@ -58,31 +59,34 @@ def _update_minibatch(
 ) -> dict[str, float]:
     """One optimiser update of each model. Returns sums over processes, to be divided by their counts."""
     config = learner.config
-    num_tokens = float(learner.reduce(minibatch.action_mask.sum().double()))
-    scale = float(learner.world)  # distributed wrappers average gradients over processes
-    groups = micro_batches(minibatch.lengths, config.update.micro_batch_tokens)
+    num_tokens = float(minibatch.action_mask.sum())  # every process holds the whole minibatch
+    place = {"rank": learner.accelerator.process_index, "world": learner.world}
+    groups = list(shares(minibatch.lengths, config.update.micro_batch_tokens, **place))
     sums: dict[str, Tensor] = {}
     with torch.enable_grad():  # an inference engine in the same process may have switched it off
-        for index, rows in enumerate(groups):
+        for index, (rows, counts) in enumerate(groups):
+            scale = float(learner.world) if counts else 0.0  # engines average gradients over processes
             micro = to_device(minibatch.select(rows), learner.accelerator.device)
             last = index == len(groups) - 1
             if train_policy:
                 ptx_follows = ptx is not None and config.update.ptx_coef > 0
                 with learner.actor.accumulate(last and not ptx_follows):
-                    loss = _policy_loss(learner, micro, num_tokens, sums)
+                    loss = _policy_loss(learner, micro, num_tokens, sums, counts)
                     learner.actor.backward(loss * scale)
             with learner.critic.accumulate(last):
-                loss = _value_loss(learner, micro, num_tokens, sums)
+                loss = _value_loss(learner, micro, num_tokens, sums, counts)
                 learner.critic.backward(loss * scale)
         if train_policy and ptx is not None and config.update.ptx_coef > 0:
             with learner.actor.accumulate(True):
                 loss = ptx.loss(learner)
-                learner.actor.backward(config.update.ptx_coef * loss * scale)
+                learner.actor.backward(config.update.ptx_coef * loss * learner.world)
             sums["ptx/loss"] = loss.detach()
     return _step(learner, sums, num_tokens, train_policy=train_policy)
 
 
-def _policy_loss(learner: "Learner", micro: Experience, num_tokens: float, sums: dict[str, Tensor]) -> Tensor:
+def _policy_loss(
+    learner: "Learner", micro: Experience, num_tokens: float, sums: dict[str, Tensor], counts: bool
+) -> Tensor:
     update = learner.config.update
     logprobs, entropies = learner.actor(
         micro.input_ids,
@@ -102,15 +106,17 @@ def _policy_loss(learner: "Learner", micro: Experience, num_tokens: float, sums:
     )
     if update.entropy_coef > 0:
         loss = loss - update.entropy_coef * entropies.sum() / num_tokens
-    _add(sums, "policy/loss", stats.loss)
-    _add(sums, "policy/clipfrac", stats.clipped)
-    _add(sums, "policy/approx_kl", stats.approx_kl)
-    _add(sums, "policy/ratio", stats.ratio)
-    _add(sums, "policy/dual_clipfrac", stats.dual_clipped)
+    _add(sums, "policy/loss", stats.loss, counts)
+    _add(sums, "policy/clipfrac", stats.clipped, counts)
+    _add(sums, "policy/approx_kl", stats.approx_kl, counts)
+    _add(sums, "policy/ratio", stats.ratio, counts)
+    _add(sums, "policy/dual_clipfrac", stats.dual_clipped, counts)
     return loss
 
 
-def _value_loss(learner: "Learner", micro: Experience, num_tokens: float, sums: dict[str, Tensor]) -> Tensor:
+def _value_loss(
+    learner: "Learner", micro: Experience, num_tokens: float, sums: dict[str, Tensor], counts: bool
+) -> Tensor:
     values, _ = learner.critic(micro.input_ids, micro.action_mask, micro.lengths)
     loss, stats = value_loss(
         values,
@@ -120,8 +126,8 @@ def _value_loss(learner: "Learner", micro: Experience, num_tokens: float, sums: 
         value_clip_range=learner.config.critic.value_clip_range,
         num_tokens=num_tokens,
     )
-    _add(sums, "critic/loss", stats.loss)
-    _add(sums, "critic/clipfrac", stats.clipped)
+    _add(sums, "critic/loss", stats.loss, counts)
+    _add(sums, "critic/clipfrac", stats.clipped, counts)
     return loss
 
 
@@ -153,8 +159,8 @@ def _averages(totals: dict[str, float]) -> dict[str, float]:
     return averages
 
 
-def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    value = value.detach().double().cpu()
+def _add(sums: dict[str, Tensor], name: str, value: Tensor, counts: bool) -> None:
+    value = value.detach().double().cpu() * counts
     sums[name] = sums[name] + value if name in sums else value
 
 

@@ -1,0 +1,83 @@
+"""What the processes of a run share out and bring together.
+
+Every process samples and scores its share of the problems; then all hold the whole batch, so rewards,
+advantages, moments and token counts are those of one process by construction. Only forwards and gradients are
+shared out again, by length, so that all have the same work.
+
+B rollouts, T tokens.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from data.schema import Problem
+from prm.batching import plan_micro_batches
+from reasoning_rl.types import Rollout, Scores, micro_batches
+
+Batch = TypeVar("Batch", Rollout, Scores)
+
+
+def own_problems(problems: list[Problem], *, rank: int, world: int) -> list[Problem]:
+    """Return this process's share; `join` undoes it."""
+    return problems[rank::world]
+
+
+def gather(
+    rollout: Rollout, scores: Scores, accelerator: Any, *, num_problems: int
+) -> tuple[Rollout, Scores]:
+    """Return rollout and scores of all processes, in the order of the problems that were drawn.
+
+    num_problems: how many this process had, as many as every other.
+    """
+    if accelerator.num_processes == 1:
+        return rollout, scores
+    from accelerate.utils import gather_object
+
+    parts = gather_object([(rollout, scores)])
+    return join([r for r, _ in parts], num_problems), join([s for _, s in parts], num_problems)
+
+
+def join(parts: list[Batch], num_problems: int) -> Batch:
+    """Return one batch from the processes' parts, in rank order, each with G rows a problem."""
+    batch: dict[str, Any] = {}
+    for field in fields(parts[0]):
+        values = [getattr(part, field.name) for part in parts]
+        if isinstance(values[0], list):
+            rows = [row for value in values for row in value]
+            batch[field.name] = [rows[i] for i in _order(len(rows), len(parts), num_problems)]
+        else:
+            stacked = _stack(values)
+            batch[field.name] = stacked[_order(len(stacked), len(parts), num_problems)]
+    return type(parts[0])(**batch)
+
+
+def shares(lengths: Tensor, max_tokens: int, *, rank: int, world: int) -> Iterator[tuple[Tensor, bool]]:
+    """Yield (row indices, whether they count) of this process's micro-batches.
+
+    Every process gets equally many: collectives inside a forward need that. What stands in for a missing one
+    is the shortest row, which counts nothing.
+    """
+    if world == 1:
+        yield from ((rows, True) for rows in micro_batches(lengths, max_tokens))
+        return
+    plan = plan_micro_batches(range(len(lengths)), lengths.tolist(), max_tokens, rank=rank, world=world)
+    for rows in plan:
+        yield (torch.tensor(rows), True) if rows else (lengths.argmin()[None], False)
+
+
+def _order(num_rows: int, world: int, num_problems: int) -> list[int]:
+    """Where the rows stand that are laid out by process: problem p of process r was the (p * world + r)th."""
+    index = torch.arange(num_rows).view(world, num_problems, -1)  # (process, problem, sample)
+    return index.transpose(0, 1).flatten().tolist()
+
+
+def _stack(parts: list[Tensor]) -> Tensor:
+    """Concatenate rows, padded with zeros to the longest."""
+    if parts[0].dim() == 1:
+        return torch.cat(parts)
+    width = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, width - part.shape[1])) for part in parts])
