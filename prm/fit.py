@@ -21,12 +21,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from data.machine import peak_rss_mb
 from data.protocols import MetricLog, Stateful
 from data.settings import Settings
 from prm.batching import drop_overlong, plan_micro_batches
 from prm.checkpoint import list_checkpoints, load_latest, save_together
+from prm.interrupt import StopSignal
+from prm.optimiser import lr_factor, make_optimizer, set_learning_rate
 from prm.randomness import rng_state, set_rng_state
 from prm.sharding import Trained, cuts_parameters, prepare
 
@@ -140,39 +142,46 @@ def fit(
     lengths = [len(example) for example in examples]
     batches = itertools.islice(iterate_batches(config, len(examples)), done, total)
     model.train()
-    for update, rows in enumerate(batches, done + 1):
-        started = time.perf_counter()
-        rate = before_update(update, total) if before_update else None
-        if rate is None:
-            rate = config.learning_rate * lr_factor(update, total, config)
-        _set_learning_rate(optimizer, rate)
-        micro_batches = plan_micro_batches(
-            rows,
-            lengths,
-            config.micro_batch_tokens,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
-        shortest = objective.collate([examples[min(rows, key=lambda row: lengths[row])]])
-        batch = [
-            objective.collate([examples[row] for row in micro]) if micro else None for micro in micro_batches
-        ]
-        progress.window.add(run_update(trained, batch, objective, filler=shortest))
-        progress.watch_skips(update, run_dir)
-        progress.seconds += time.perf_counter() - started
-        metrics: dict[str, float] = {}
-        if update % config.log_every == 0 or update == total:
-            metrics |= progress.report(
-                min(update * config.batch_size / len(examples), config.epochs), optimizer
+    with StopSignal(accelerator) as stop:
+        for update, rows in enumerate(batches, done + 1):
+            started = time.perf_counter()
+            rate = before_update(update, total) if before_update else None
+            if rate is None:
+                rate = config.learning_rate * lr_factor(update, total, config)
+            set_learning_rate(optimizer, rate)
+            micro_batches = plan_micro_batches(
+                rows,
+                lengths,
+                config.micro_batch_tokens,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
             )
-            metrics["train/total_updates"] = float(total)
-        if validate and (update == total or (config.validate_every and update % config.validate_every == 0)):
-            with trained.readable():
-                metrics |= _validate(model, validate)
-        if metrics and accelerator.is_main_process:
-            log(update, metrics)
-        if config.save_every and (update == total or update % config.save_every == 0):
-            save_together(run_dir, update, parts, accelerator=accelerator, keep=config.keep_checkpoints)
+            shortest = objective.collate([examples[min(rows, key=lambda row: lengths[row])]])
+            batch = [
+                objective.collate([examples[row] for row in micro]) if micro else None
+                for micro in micro_batches
+            ]
+            progress.window.add(run_update(trained, batch, objective, filler=shortest))
+            progress.watch_skips(update, run_dir)
+            progress.seconds += time.perf_counter() - started
+            metrics: dict[str, float] = {}
+            if update % config.log_every == 0 or update == total:
+                metrics |= progress.report(
+                    min(update * config.batch_size / len(examples), config.epochs), optimizer
+                )
+                metrics["train/total_updates"] = float(total)
+            if validate and (
+                update == total or (config.validate_every and update % config.validate_every == 0)
+            ):
+                with trained.readable():
+                    metrics |= _validate(model, validate)
+            if metrics and accelerator.is_main_process:
+                log(update, metrics)
+            stopping = stop.requested() and update < total
+            if config.save_every and (stopping or update == total or update % config.save_every == 0):
+                save_together(run_dir, update, parts, accelerator=accelerator, keep=config.keep_checkpoints)
+            if stopping:
+                raise Stopped(f"told to stop; update {update} is saved, --resume continues after it")
     if whole is not model:
         values = dict(trained.whole_parameters())
         with torch.no_grad():
@@ -272,34 +281,6 @@ def iterate_batches(config: FitConfig, num_examples: int) -> Iterator[list[int]]
         yield queue
 
 
-def lr_factor(update: int, total: int, config: FitConfig) -> float:
-    """Return the learning rate of update 1..total as a share of the peak."""
-    warmup = round(config.warmup_ratio * total)
-    if update <= warmup:
-        return update / (warmup + 1)
-    if config.schedule == "constant":
-        return 1.0
-    # 0 at the first update after the warm-up, just short of 1 at the last, which so still learns.
-    elapsed = (update - warmup - 1) / (total - warmup)
-    decay = 1 - elapsed if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * elapsed))
-    return config.final_lr_ratio + (1 - config.final_lr_ratio) * decay
-
-
-def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters, decaying matrices only."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=True,
-    )
-
-
 class _Loss(nn.Module):
     """Model and objective as one module: distributed wrappers hook `forward`, whatever it calls inside."""
 
@@ -376,11 +357,6 @@ class _Progress:
         metrics["memory/peak_rss_mb"] = peak_rss_mb()
         self.window, self.seconds = _Window(), 0.0
         return metrics
-
-
-def _set_learning_rate(optimizer: Any, value: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = value
 
 
 def _validate(model: nn.Module, validate: Callable[[nn.Module], Mapping[str, float]]) -> Mapping[str, float]:

@@ -12,6 +12,7 @@ from reasoning_rl.functional import explained_variance, gae, kl_estimate, masked
 from reasoning_rl.learner import Learner
 from reasoning_rl.shares import shares
 from reasoning_rl.types import Experience, Rollout
+from reasoning_rl.update import require_finite
 
 
 def make_experience(
@@ -20,10 +21,12 @@ def make_experience(
     """Return advantages and returns of a rollout under the current models, and the monitors of this step.
 
     rewards (B, T): the task's, before the KL penalty. While the critic is pre-trained its targets are
-    Monte-Carlo returns (lambda 1): under a frozen policy nothing else needs estimating.
+    Monte-Carlo returns (lambda 1): under a frozen policy nothing else needs estimating. Raises NonFinite
+    before any statistic has seen NaN or infinity.
     """
     config = learner.config.update
     old_logprobs, ref_logprobs, entropies, values, final_values = forward_rollout(learner, rollout)
+    require_finite(logprobs=old_logprobs, reference_logprobs=ref_logprobs, values=values)
     mask = rollout.action_mask
     kl = kl_estimate(old_logprobs, ref_logprobs, learner.config.kl.estimator) * mask
     rewards = (rewards - learner.kl.coef * kl) * mask

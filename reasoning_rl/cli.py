@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import UserError, did_you_mean
+from data.errors import Stopped, UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,16 @@ def load(where: str) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 2 for a user's mistake, with 130 when interrupted."""
+    """Run the command line; exits with 0, 2 for a user's mistake, 130 interrupted, 143 told to stop."""
     words = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(words)
     except UserError as error:
         sys.stderr.write(f"stepwell: {error}\n")
         sys.exit(2)
+    except Stopped as stop:
+        sys.stderr.write(f"stepwell: {stop}\n")
+        sys.exit(143)  # 128 + SIGTERM, as a process that the signal ended
     except OSError as error:
         if error.filename is None:
             raise

@@ -18,6 +18,7 @@ from reasoning_rl.eval_config import (
     PRMEvalConfig,
     QuickstartConfig,
 )
+from reasoning_rl.heartbeat import watched
 from reasoning_rl.live import Live, grid_text, table_text
 from reasoning_rl.options import parse, several_values
 from reasoning_rl.prm_eval import evaluate_prm
@@ -336,9 +337,10 @@ def _with_live_log(
 ) -> Path:
     """Train under a live view on the main process, silently on the others."""
     if not accelerator.is_main_process:
-        return train(QuietLog())
+        with watched(accelerator):
+            return train(QuietLog())
     is_recorded = False
-    with Live(title, total, shown=shown) as live:
+    with Live(title, total, shown=shown) as live, watched(accelerator):
 
         def watch(iteration: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_recorded

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from data.machine import peak_rss_mb
 from data.prompts import get_template
 from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from prm.checkpoint import load_latest, refuse_used_folder, save_together
+from prm.interrupt import StopSignal
 from reasoning_rl.advantages import make_experience
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.experience import collect, rollout_metrics, score_rollout, task_rewards
@@ -25,7 +26,7 @@ from reasoning_rl.learner import Learner
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampler import ProblemSampler
 from reasoning_rl.shares import gather, own_problems
-from reasoning_rl.update import ppo_update
+from reasoning_rl.update import NonFinite, ppo_update, require_finite, skip_iteration
 
 if TYPE_CHECKING:
     from reasoning_rl.ptx import Demonstrations
@@ -49,7 +50,8 @@ def run_ppo(
 
     validate: called with a generator over the current policy; it must not use the training's random stream.
     demonstrations: what the ptx loss draws from. resume: continue from the newest checkpoint.
-    Raises UserError after five updates in a row without a finite loss or gradient.
+    Raises UserError after five updates in a row without a finite reward, logprob, loss or gradient, and
+    Stopped after SIGTERM, once the running iteration is done and saved.
     """
     accelerator, run_dir = learner.accelerator, Path(config.output_dir)
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -75,41 +77,50 @@ def run_ppo(
     log.rewind(done or -1)  # the record of iteration 0 is made anew as well
     if validate and not done and accelerator.is_main_process:
         log(0, validate(generator))
-    for iteration in range(done + 1, config.iterations + 1):
-        clock = _Clock()
-        drawn = own_problems(sampler.next(config.rollout.problems_per_iteration), rank=rank, world=world)
-        rollout = collect(
-            generator, tokenizer, drawn, sampling, render=render, splitter=config.rollout.splitter
-        )
-        clock.lap("generate")
-        scores = score_rollout(scorer, grader, rollout)
-        rollout, scores = gather(rollout, scores, accelerator, num_problems=len(drawn))
-        clock.lap("score")
-        pretraining = iteration <= config.critic.pretrain_iterations
-        rewards, totals = task_rewards(rollout, scores, config.reward, learner.moments)
-        experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
-        clock.lap("experience")
-        learner.set_learning_rates(iteration)
-        metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
-        learner.refresh_policy()
-        clock.lap("update")
-        if not pretraining:  # until then the policy is its reference: nothing to follow or to steer
-            learner.update_reference()
-            learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
-        generator.version = iteration
-        metrics |= rollout_metrics(rollout, scores, totals)
-        metrics["kl/coef"] = learner.kl.coef
-        if validate and _due(iteration, config.validate_every, config.iterations):
-            if accelerator.is_main_process:
-                metrics |= validate(generator)
-            accelerator.wait_for_everyone()
-            clock.lap("validate")
-        if accelerator.is_main_process:
-            log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
-        if _due(iteration, config.save_every, config.iterations):
-            save_together(
-                run_dir, iteration, parts, accelerator=accelerator, own=own, keep=config.keep_checkpoints
+    with StopSignal(accelerator) as stop:
+        for iteration in range(done + 1, config.iterations + 1):
+            clock = _Clock()
+            drawn = own_problems(sampler.next(config.rollout.problems_per_iteration), rank=rank, world=world)
+            rollout = collect(
+                generator, tokenizer, drawn, sampling, render=render, splitter=config.rollout.splitter
             )
+            clock.lap("generate")
+            scores = score_rollout(scorer, grader, rollout)
+            rollout, scores = gather(rollout, scores, accelerator, num_problems=len(drawn))
+            clock.lap("score")
+            pretraining = iteration <= config.critic.pretrain_iterations
+            learner.set_learning_rates(iteration)
+            try:
+                require_finite(step_scores=scores.step_scores)
+                rewards, totals = task_rewards(rollout, scores, config.reward, learner.moments)
+                experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
+                clock.lap("experience")
+                metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
+            except NonFinite as error:
+                totals, metrics = torch.zeros(len(rollout.lengths)), skip_iteration(learner, error)
+            learner.refresh_policy()
+            clock.lap("update")
+            # While pre-training the policy is its reference: nothing to follow or to steer.
+            if not pretraining and "policy/kl_per_response" in metrics:
+                learner.update_reference()
+                learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
+            generator.version = iteration
+            metrics |= rollout_metrics(rollout, scores, totals)
+            metrics["kl/coef"] = learner.kl.coef
+            if validate and _due(iteration, config.validate_every, config.iterations):
+                if accelerator.is_main_process:
+                    metrics |= validate(generator)
+                accelerator.wait_for_everyone()
+                clock.lap("validate")
+            if accelerator.is_main_process:
+                log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
+            stopping = stop.requested()
+            if stopping or _due(iteration, config.save_every, config.iterations):
+                save_together(
+                    run_dir, iteration, parts, accelerator=accelerator, own=own, keep=config.keep_checkpoints
+                )
+            if stopping and iteration < config.iterations:
+                raise Stopped(f"told to stop; iteration {iteration} is saved, --resume continues after it")
 
 
 def _sampling(config: PPOConfig) -> Sampling:

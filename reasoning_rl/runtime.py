@@ -91,6 +91,8 @@ def make_accelerator(*, deterministic: bool = False) -> Accelerator:
 def _prepare_deepspeed(*, on_cpu: bool) -> None:
     if find_spec("deepspeed") is None:
         raise UserError("DeepSpeed was asked for and is not installed: pip install 'stepwell[deepspeed]'")
+    # Otherwise transformers cuts every model up as it is made: a critic could not be made from a policy.
+    os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"
     if on_cpu:
         # Told to run on a CPU, accelerate skips DeepSpeed without a word: only the backend may say so.
         os.environ.pop("ACCELERATE_USE_CPU", None)

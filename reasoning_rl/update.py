@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 MAX_SKIPPED_IN_A_ROW = 5
 
 
+class NonFinite(ValueError):
+    """Names what a model or scorer gave that no update may see: NaN or infinity."""
+
+
 def ppo_update(
     learner: "Learner", experience: Experience, *, train_policy: bool, ptx: "Demonstrations | None" = None
 ) -> dict[str, float]:
@@ -38,13 +42,30 @@ def ppo_update(
         for name, value in stats.items():
             totals[name] = totals.get(name, 0.0) + value
         skipped = bool(stats["skipped"])
-        learner.skips.in_a_row = learner.skips.in_a_row + 1 if skipped else 0
-        if learner.skips.in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"loss or gradient was not finite in {MAX_SKIPPED_IN_A_ROW} updates in a row; lower "
-                "update.learning_rate or critic.learning_rate (the last checkpoint is good: --resume)"
-            )
+        _count_skip(learner, "loss or gradient was" if skipped else None)
     return _averages(totals)
+
+
+def require_finite(**tensors: Tensor) -> None:
+    """Raise NonFinite, naming the first tensor with NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFinite(name)
+
+
+def skip_iteration(learner: "Learner", error: NonFinite) -> dict[str, float]:
+    """Count an iteration without an update, and return its statistics. UserError after five in a row."""
+    _count_skip(learner, f"{str(error).replace('_', ' ')} were")
+    return {"update/skipped": 1.0, "update/num_updates": 0.0}
+
+
+def _count_skip(learner: "Learner", what: str | None) -> None:
+    learner.skips.in_a_row = learner.skips.in_a_row + 1 if what else 0
+    if learner.skips.in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise UserError(
+            f"{what} not finite in {MAX_SKIPPED_IN_A_ROW} updates in a row; lower update.learning_rate or "
+            "critic.learning_rate (the last checkpoint is good: --resume)"
+        )
 
 
 def minibatches(num_rows: int, epochs: int, size: int) -> Iterator[Tensor]:
