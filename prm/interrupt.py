@@ -1,4 +1,4 @@
-"""A run that is told to stop (SIGTERM, as schedulers send it) saves first; a second signal ends it at once."""
+"""A run that is told to stop (SIGTERM, as schedulers send) saves first; a second signal ends it at once."""
 
 import signal
 import threading
