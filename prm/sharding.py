@@ -39,6 +39,15 @@ def cuts_parameters(accelerator: Any) -> bool:
     return engine == "fsdp2" or (engine == "deepspeed" and accelerator.deepspeed_plugin.zero_stage == 3)
 
 
+def compute_dtype(accelerator: Any) -> torch.dtype:
+    """Return what forwards run in: bfloat16 in a mixed-precision run, else float32."""
+    if engine_of(accelerator) == "deepspeed":
+        is_bf16 = accelerator.deepspeed_plugin.deepspeed_config.get("bf16", {}).get("enabled") is True
+    else:
+        is_bf16 = accelerator.mixed_precision == "bf16"
+    return torch.bfloat16 if is_bf16 else torch.float32
+
+
 def prepare(
     module: nn.Module,
     optimizer: torch.optim.Optimizer | None,

@@ -165,6 +165,13 @@ VERBS: dict[str, Verb] = {
         "stepwell ppo --config configs/quickstart.yaml --kl.coef 0.05",
         ("resume",),
     ),
+    "plan": Verb(
+        "look",
+        "memory and communication of a PPO run on each GPU, and which config to take",
+        "reasoning_rl.plan_config:PlanConfig",
+        "reasoning_rl.commands_plan:run_plan",
+        "stepwell plan --model-size 7b --gpus 8",
+    ),
     "eval": Verb(
         "evaluate",
         "a benchmark: accuracy of a model or of samples, or what step scores find",

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prm.sharding import cuts_parameters, prepare
+from prm.sharding import compute_dtype, cuts_parameters, prepare
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.models import Actor, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
@@ -39,7 +39,9 @@ class Learner:
         policy: PreTrainedModel,
         reference: PreTrainedModel,
         critic: PreTrainedModel,
+        samples_here: bool = True,
     ) -> None:
+        """samples_here: off where an engine outside samples; a whole copy then stays in host memory."""
         self.config = config
         self.accelerator = accelerator
         self.world = accelerator.num_processes
@@ -47,12 +49,15 @@ class Learner:
         for model in (policy, reference, critic):
             # Dropout would make the first ratio differ from 1 and the values inconsistent.
             disable_dropout(model)
-        self.policy, self.critic_model = policy.to(device), critic.to(device)
         # Where weights are cut up, nothing can be sampled from or exported: a whole copy follows the actor.
         self._follows = cuts_parameters(accelerator)
-        trained = copy.deepcopy(policy) if self._follows else policy
+        trained = copy.deepcopy(policy).to(device) if self._follows else policy
+        self.policy = policy.to(device) if samples_here or not self._follows else policy
+        self.critic_model = critic.to(device)
         limit = {"accelerator": accelerator, "max_grad_norm": config.update.max_grad_norm}
         frozen = Actor(reference.to(device)).eval().requires_grad_(False)
+        if config.reference_ema == 0:  # an average moves by less than bf16 can tell
+            frozen.to(compute_dtype(accelerator))
         self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
         rates = config.update.learning_rate, config.critic.learning_rate
         self.actor = prepare(Actor(trained), _adamw(trained, rates[0], config), owner=trained, **limit)
