@@ -4,6 +4,7 @@ accelerate launches and gives the settings; it knows one engine a run, so `accel
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -127,7 +128,7 @@ def deepspeed_config(accelerator: Any, *, max_grad_norm: float = 0.0) -> dict[st
     return config | {
         "train_micro_batch_size_per_gpu": 1,  # of no meaning here: losses are sums, divided by global counts
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": max_grad_norm,
+        "gradient_clipping": max_grad_norm if math.isfinite(max_grad_norm) else 0.0,  # 0 is off
         "steps_per_print": 2**31,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

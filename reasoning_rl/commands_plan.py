@@ -32,8 +32,8 @@ def plan_text(config: PlanConfig) -> str:
     lines = [grid_text(rows), ""]
     if chosen is None:
         lines.append(
-            f"none fits into {config.gpus} GPUs of {config.gpu_gb:g} GB: take more GPUs, --lora-rank 64, a smaller "
-            "--prm-size, --vllm separate or a lower --micro-batch-tokens"
+            f"none fits into {config.gpus} GPUs of {config.gpu_gb:g} GB: take more GPUs, --lora-rank 64, "
+            "a smaller --prm-size, --vllm separate or a lower --micro-batch-tokens"
         )
     else:
         lines.append(f"take configs/accelerate/{config_name(chosen)} with --num_processes {config.gpus}")

@@ -27,7 +27,12 @@ from prm.scorer import LocalScorer
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import EvalConfig
 from reasoning_rl.learner import Learner
-from reasoning_rl.models import critic_from_policy, critic_from_prm
+from reasoning_rl.models import (
+    critic_from_policy,
+    critic_from_prm,
+    critic_from_reward_model,
+    load_reward_model,
+)
 from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
@@ -105,18 +110,29 @@ def _training_scorer(config: PPOConfig, device: Any) -> StepScorer | None:
 
 def _critic(
     config: PPOConfig, policy: PreTrainedModel, tokenizer: Any, scorer: StepScorer | None
-) -> PreTrainedModel:
-    """The critic reads the policy's tokens, so it can start from the PRM only where the two share them."""
+) -> PreTrainedModel | None:
+    """None for the algorithms without one. A critic reads the policy's tokens, so it can start from a reward
+    model only where the two share them."""
+    if config.algorithm != "ppo":
+        return None
+    if config.critic.init == "reward_model":
+        path = config.critic.reward_model or ""
+        _same_tokens("reward_model", load_tokenizer(path), tokenizer)
+        return critic_from_reward_model(load_reward_model(path))
     if config.critic.init == "policy" or scorer is None:
         return critic_from_policy(policy)
     if not isinstance(scorer, LocalScorer):
         raise UserError("critic.init: prm needs a reward model trained here; set critic.init: policy")
-    if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
+    _same_tokens("prm", scorer.tokenizer, tokenizer)
+    return critic_from_prm(scorer.model)
+
+
+def _same_tokens(init: str, own: Any, tokenizer: Any) -> None:
+    if own.get_vocab() != tokenizer.get_vocab():
         raise UserError(
-            "critic.init: prm needs a reward model with the policy's tokenizer, and theirs differ; "
+            f"critic.init: {init} needs a reward model with the policy's tokenizer, and theirs differ; "
             "set critic.init: policy (the reward model itself may use any tokenizer)"
         )
-    return critic_from_prm(scorer.model)
 
 
 def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Problem], list[Problem]]:

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
-from reasoning_rl.presets import PRESETS, merge
+from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -39,6 +39,9 @@ class RolloutConfig(Settings):
     """Sequences decoded together; lower it when memory runs out."""
     splitter: Literal["newline", "blank_line", "step_marker"] = "newline"
     """What ends a reasoning step; must match how the reward model was trained."""
+    dynamic_rounds: Whole = 0
+    """Dynamic sampling: up to so many extra draws replace the problems whose answers are all right or all
+    wrong; 0 is off (arXiv 2503.14476 draws until the batch is full). Needs samples_per_problem above 1."""
     template: str = "plain"
     """Prompt template (data.prompts); must match how the policy was fine-tuned."""
 
@@ -58,14 +61,21 @@ class RewardConfig(Settings):
     """Running moments of the whole response's reward over all past rollouts: divide by the deviation
     (scale), and also subtract the mean, on the last token (standardise)."""
     clip: Positive | None = 10.0
-    """Bound on a token's reward after normalisation, in deviations."""
+    """Bound on a token's reward after normalisation, in deviations (arXiv 2307.04964: 0.3 and 0.8). Not of
+    grpo, which normalises by itself."""
+    overlong_buffer: Whole = 0
+    """Last tokens before max_new_tokens over which an answer's outcome falls by up to 1; 0 is off
+    (arXiv 2503.14476: 4096 of 20480)."""
 
 
 class KLConfig(Settings):
     coef: NonNegative = 0.05
-    """Price of one nat of divergence from the reference, per token."""
+    """Price of one nat of divergence from the reference, per token (arXiv 2307.04964: 0.05)."""
+    place: Literal["reward", "loss"] = "reward"
+    """Subtracted from each token's reward, or added to the policy's loss (GRPO, arXiv 2402.03300)."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
-    """k1 = log ratio (unbiased), k2 = half its square, k3 = unbiased and never negative."""
+    """k1 = log ratio (unbiased), k2 = half its square, k3 = unbiased and never negative. In the loss k2 or
+    k3: k1's gradient is 0 in expectation."""
     target: Positive | None = None
     """Mean KL per response (nats) that an adaptive controller steers to; off keeps `coef` fixed."""
     horizon: Positive = 10_000.0
@@ -73,23 +83,39 @@ class KLConfig(Settings):
 
 
 class CriticConfig(Settings):
-    init: Literal["prm", "policy"] = "prm"
-    """Start from the reward model's weights (which must share the policy's tokenizer) or the policy's."""
+    init: Literal["prm", "reward_model", "policy"] = "prm"
+    """Start from the weights of the process reward model, of a pairwise reward model (both must share the
+    policy's tokenizer), or of the policy with a head of zeros."""
+    reward_model: str | None = None
+    """Folder or hub id of the pairwise reward model that init reward_model starts from."""
     pretrain_iterations: Whole = 2
-    """First iterations in which the critic alone learns, on Monte-Carlo returns, under a frozen policy."""
+    """First iterations in which the critic alone learns, on Monte-Carlo returns, under a frozen policy
+    (arXiv 2307.04964: until its loss is near 0; 2504.05118: 50)."""
     learning_rate: Positive = 1.65e-6
     """Peak rate of the critic's AdamW."""
     value_clip_range: Positive | None = 0.2
-    """Bound on the change of a value within one iteration."""
+    """Bound on the change of a value within one iteration (both papers: 0.2)."""
     value_norm: bool = False
     """Learn normalised returns (running, debiased moments); the golden rule of large batches."""
+
+
+class GroupConfig(Settings):
+    """What replaces the critic where `algorithm` is not ppo."""
+
+    baseline: Literal["none", "response", "token"] = "response"
+    """Of rloo and reinforce_pp: nothing; the siblings' mean return; or their mean reward per token, for
+    rewards that grow with the number of steps (arXiv 2504.15275)."""
+    divide_by_std: bool = True
+    """Of grpo: divide by the group's deviation; false is Dr. GRPO (arXiv 2503.20783)."""
 
 
 class UpdateConfig(Settings):
     epochs: Count = 1
     """Passes over each rollout batch."""
     minibatch_size: Count = 32
-    """Responses per optimiser update, over all processes; must divide the rollout batch."""
+    """Responses per optimiser update, over all processes; must divide the rollout batch. Their quotient
+    times epochs is how often a batch is used while the policy moves away from it: small is stable
+    (arXiv 2307.04964: 128 rollouts, 32 a minibatch)."""
     micro_batch_tokens: Count = 16_384
     """Tokens of one forward pass, padding included. Changes memory and speed, never the numbers."""
     learning_rate: Positive = 5e-7
@@ -101,7 +127,9 @@ class UpdateConfig(Settings):
     gamma: Fraction = 1.0
     """Discount per token; 1 for tasks that end."""
     lam: Fraction = 0.95
-    """GAE lambda of the policy's advantages."""
+    """GAE lambda of the policy's advantages (arXiv 2307.04964: 0.9)."""
+    adaptive_lam_alpha: Positive | None = None
+    """Length-adaptive GAE instead: lambda 1 - 1 / (alpha length) for each answer (arXiv 2504.05118: 0.05)."""
     critic_lam: Fraction | None = None
     """GAE lambda of the critic's targets; off takes `lam` (decoupled GAE: 1.0, arXiv 2503.01491)."""
     clip_range: Positive | None = 0.2
@@ -109,17 +137,28 @@ class UpdateConfig(Settings):
     clip_range_high: Positive | None = None
     """Upper clip, where it differs (0.28 in arXiv 2503.14476)."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """Bound on the loss of a token with a negative advantage, in advantages (arXiv 1912.09729)."""
+    """Bound on the loss of a token with a negative advantage, in advantages (arXiv 1912.09729: 3)."""
+    loss_aggregation: Literal["token", "sequence", "fixed"] = "token"
+    """The policy's loss weighs alike: every token; every answer, whatever its length (arXiv 2402.03300); or
+    every token against a constant, answers times max_new_tokens (arXiv 2503.20783)."""
+    truncated: Literal["bootstrap", "end", "mask"] = "bootstrap"
+    """A cut answer goes on in the critic's mind (its last value counts, arXiv 2404.10719), ends there with
+    what it earned, or is left out of all losses (arXiv 2503.14476). Without a critic the first two agree."""
+    max_ratio: Annotated[float, Field(gt=1)] | None = None
+    """A minibatch whose mean ratio exceeds this does not move the policy (arXiv 2404.10719, code: 5)."""
+    max_kl: Positive | None = None
+    """A minibatch on which the policy is further than this from the sampling one (nats a token) ends the
+    policy's updates of the iteration."""
     advantage_norm: bool = False
-    """Whiten advantages over the whole batch and all processes."""
+    """Whiten advantages over the whole batch and all processes (arXiv 2404.10719)."""
     advantage_clip: Positive | None = None
-    """Bound on an advantage, after whitening where that is on."""
+    """Bound on an advantage, after whitening where that is on (arXiv 2307.04964 tried 0.12 to 0.8)."""
     entropy_coef: NonNegative = 0.0
-    """Weight of an entropy bonus."""
+    """Weight of an entropy bonus (0.01 in arXiv 2307.04964, which advises against one)."""
     ptx_coef: NonNegative = 0.0
     """Weight of next-token loss on demonstrations (PPO-ptx): what keeps general ability."""
-    max_grad_norm: Positive = 1.0
-    """Clip the global gradient norm of each model to this."""
+    max_grad_norm: Positive | None = 1.0
+    """Clip the global gradient norm of each model to this (both papers: 1); off never clips."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """AdamW moment decays of both optimisers."""
     weight_decay: NonNegative = 0.0
@@ -129,8 +168,12 @@ class UpdateConfig(Settings):
 class PPOConfig(Settings):
     """One PPO run, from a policy and a process reward model to a better policy."""
 
-    preset: Literal["ppo_max", "ppo_large_batch", "vanilla"] = "ppo_max"
-    """What the unset fields default to: MOSS's PPO-max, Xu et al.'s recipe, or neither's additions."""
+    preset: Preset = "ppo_max"
+    """What the unset fields default to: MOSS's PPO-max, Xu et al.'s recipe, neither's additions (vanilla),
+    or a critic-free algorithm's own. Unset, it follows `algorithm`."""
+    algorithm: Literal["ppo", "grpo", "rloo", "reinforce_pp"] = "ppo"
+    """Where advantages come from: a critic (ppo), the other answers to the problem (grpo, rloo), or the
+    batch's returns (reinforce_pp). Without a critic, `critic` and the lambdas are not used."""
     policy: str
     """Folder or hub id of the policy, normally after SFT."""
     prm: str | None = None
@@ -162,11 +205,13 @@ class PPOConfig(Settings):
     keep_checkpoints: Count = 2
     """Newest checkpoints to keep."""
     reference_ema: Fraction = 0.0
-    """eta of reference <- (1 - eta) reference + eta actor after each iteration; 0 freezes the reference."""
+    """eta of reference <- (1 - eta) reference + eta actor after each iteration; 0 freezes the reference
+    (0.001 in the code of arXiv 2404.10719)."""
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     kl: KLConfig = KLConfig()
     critic: CriticConfig = CriticConfig()
+    group: GroupConfig = GroupConfig()
     update: UpdateConfig = UpdateConfig()
 
     @property
@@ -175,6 +220,7 @@ class PPOConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_critic()
         batch, mini = self.rollouts_per_iteration, self.update.minibatch_size
         if batch % mini:
             near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - mini))[:2]
@@ -184,16 +230,49 @@ class PPOConfig(Settings):
             )
         if self.reward.form != "none" and self.reward.step_weight > 0 and self.prm is None:
             raise UserError("reward.form needs a reward model: set prm, or reward.form to none")
+        if self.reward.overlong_buffer > 0 and self.reward.outcome_weight == 0:
+            raise UserError("reward.overlong_buffer lowers the outcome: set reward.outcome_weight above 0")
+        if self.reward.overlong_buffer > self.rollout.max_new_tokens:
+            raise UserError(
+                f"reward.overlong_buffer {self.reward.overlong_buffer} is longer than rollout.max_new_tokens "
+                f"{self.rollout.max_new_tokens}; lower it"
+            )
+        if self.rollout.dynamic_rounds > 0 and self.rollout.samples_per_problem == 1:
+            raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
+        if self.kl.place == "loss" and self.kl.estimator == "k1" and self.kl.coef > 0:
+            raise UserError("kl.place: loss needs kl.estimator k2 or k3: the gradient of k1 is 0 on average")
         if self.kl.target is not None and self.kl.coef == 0:
             raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
         if self.update.ptx_coef > 0 and self.demonstrations is None:
             raise UserError("update.ptx_coef needs demonstrations: set demonstrations, or ptx_coef to 0")
         return self
 
+    def _check_critic(self) -> None:
+        """What each algorithm needs, and what it cannot do."""
+        if self.algorithm == "ppo":
+            if self.critic.init == "reward_model" and self.critic.reward_model is None:
+                raise UserError("critic.init: reward_model needs critic.reward_model, its folder or hub id")
+            return
+        needs_siblings = self.algorithm == "grpo" or self.group.baseline != "none"
+        if needs_siblings and self.rollout.samples_per_problem == 1:
+            alone = "" if self.algorithm == "grpo" else ", or group.baseline to none"
+            raise UserError(
+                f"algorithm {self.algorithm} compares answers to one problem: set "
+                f"rollout.samples_per_problem above 1{alone}"
+            )
+        if self.reward.normalise != "off" and self.algorithm != "rloo":
+            raise UserError(
+                f"algorithm {self.algorithm} normalises by itself: set reward.normalise to off "
+                f"(--preset {self.algorithm} does)"
+            )
+        if self.algorithm == "grpo" and self.kl.coef > 0 and self.kl.place == "reward":
+            raise UserError("algorithm grpo has its KL in the loss: set kl.place loss and kl.estimator k3")
+
     @classmethod
     def from_preset(cls, values: dict[str, Any], where: str = "config") -> Self:
-        """Build from nested values over the preset that they name ("ppo_max" when they name none)."""
-        name = values.get("preset", "ppo_max")
+        """Build from nested values over the preset that they name, else their algorithm's, else ppo_max."""
+        algorithm = values.get("algorithm")
+        name = values.get("preset", algorithm if algorithm in CRITIC_FREE else "ppo_max")
         if not isinstance(name, str) or name not in PRESETS:
             raise UserError(f"{where}: unknown preset '{name}'" + did_you_mean(str(name), PRESETS))
-        return cls.from_dict(merge(PRESETS[name], values), where=where)
+        return cls.from_dict(merge(PRESETS[name] | {"preset": name}, values), where=where)

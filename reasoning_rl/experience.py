@@ -14,6 +14,7 @@ from data.protocols import Grader, StepScorer, TextGenerator
 from data.schema import Problem, Sample, Sampling
 from data.steps import Splitter, split_steps, step_end_tokens, token_char_ends
 from reasoning_rl.config import RewardConfig
+from reasoning_rl.functional import overlong_penalty
 from reasoning_rl.moments import RunningMoments
 from reasoning_rl.shaping import (
     cap_returns,
@@ -84,8 +85,16 @@ def _locate_steps(tokenizer: Any, sample: Sample, splitter: Splitter) -> tuple[l
     return [step for step, _ in located], [end for _, end in located]
 
 
-def score_rollout(scorer: StepScorer | None, grader: Grader, rollout: Rollout) -> Scores:
-    """Score every step in text, and grade every complete response. Truncated responses are never correct."""
+def score_rollout(
+    scorer: StepScorer | None,
+    grader: Grader,
+    rollout: Rollout,
+    graded: tuple[Tensor, Tensor] | None = None,
+) -> Scores:
+    """Score every step in text, and grade every complete response. Truncated responses are never correct.
+
+    graded: (outcomes, judged) of a rollout that `grade` has seen already.
+    """
     shape = rollout.step_mask.shape
     step_scores = torch.zeros(shape)
     scored = torch.zeros(shape, dtype=torch.bool)
@@ -94,16 +103,48 @@ def score_rollout(scorer: StepScorer | None, grader: Grader, rollout: Rollout) -
             for k, value in enumerate(values):
                 if value is not None:
                     step_scores[row, k], scored[row, k] = value, True
-    outcomes = torch.zeros(shape[0])
-    judged = torch.ones(shape[0], dtype=torch.bool)
+    outcomes, judged = graded or grade(grader, rollout)
+    return Scores(
+        step_scores=step_scores, scored=scored & rollout.step_mask, outcomes=outcomes, judged=judged
+    )
+
+
+def grade(grader: Grader, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    """Return (outcomes (B,) f32, judged (B,) bool) of every response; a truncated one is wrong unseen."""
+    outcomes = torch.zeros(len(rollout.responses))
+    judged = torch.ones(len(rollout.responses), dtype=torch.bool)
     for row, (problem, response) in enumerate(zip(rollout.problems, rollout.responses, strict=True)):
         if rollout.complete[row]:
             status = grader(problem, response).status
             outcomes[row] = float(status == "correct")
             judged[row] = status != "unjudged"
-    return Scores(
-        step_scores=step_scores, scored=scored & rollout.step_mask, outcomes=outcomes, judged=judged
+    return outcomes, judged
+
+
+def step_and_outcome_rewards(
+    rollout: Rollout, scores: Scores, config: RewardConfig, *, max_new_tokens: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return (step rewards (B, S), outcome rewards (B,)), each before its weight and any normalisation.
+
+    max_new_tokens: where the penalty for long responses ends; needed where `config.overlong_buffer` is on.
+    """
+    step_rewards = shape_step_rewards(
+        scores.step_scores,
+        scores.scored,
+        form=config.form,
+        clip_threshold=config.clip_threshold,
+        temperature=config.softmin_temperature,
     )
+    withhold = cap_returns if config.form in ("delta", "clip_delta") else drop_positive
+    # An answer that nobody could judge is paid like the average one: neither right nor wrong.
+    usual = scores.outcomes[scores.judged].mean() if bool(scores.judged.any()) else 0.0
+    outcome_rewards = torch.where(scores.judged, scores.outcomes, usual) * rollout.complete
+    if config.overlong_buffer:
+        assert max_new_tokens is not None
+        outcome_rewards = outcome_rewards + overlong_penalty(
+            rollout.action_mask.sum(1), max_length=max_new_tokens, buffer=config.overlong_buffer
+        )
+    return withhold(step_rewards, rollout.complete), outcome_rewards
 
 
 def task_rewards(
@@ -112,6 +153,8 @@ def task_rewards(
     config: RewardConfig,
     moments: RunningMoments,
     reduce: Reduce | None = None,
+    *,
+    max_new_tokens: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return (token rewards (B, T) before the KL penalty, raw reward of each response (B,)).
 
@@ -120,20 +163,13 @@ def task_rewards(
     Differs from arXiv 2307.04964, which has one reward a response: the mean is taken off on the last token
     only. Taken off at each step it would pay for writing more or fewer steps.
     """
-    width = rollout.input_ids.shape[1]
-    step_rewards = shape_step_rewards(
-        scores.step_scores,
-        scores.scored,
-        form=config.form,
-        clip_threshold=config.clip_threshold,
-        temperature=config.softmin_temperature,
-    )  # (B, S)
-    withhold = cap_returns if config.form in ("delta", "clip_delta") else drop_positive
-    step_rewards = config.step_weight * withhold(step_rewards, rollout.complete)
-    # An answer that nobody could judge is paid like the average one: neither right nor wrong.
-    usual = scores.outcomes[scores.judged].mean() if bool(scores.judged.any()) else 0.0
-    outcomes = torch.where(scores.judged, scores.outcomes, usual)
-    outcome_rewards = config.outcome_weight * outcomes * rollout.complete  # (B,)
+    step_rewards, outcome_rewards = step_and_outcome_rewards(
+        rollout, scores, config, max_new_tokens=max_new_tokens
+    )
+    step_rewards, outcome_rewards = (
+        config.step_weight * step_rewards,
+        config.outcome_weight * outcome_rewards,
+    )
     totals = step_rewards.sum(1) + outcome_rewards
     if config.normalise != "off":
         moments.update(totals, reduce=reduce)
@@ -141,7 +177,9 @@ def task_rewards(
         outcome_rewards = outcome_rewards / moments.std
         if config.normalise == "standardise":
             outcome_rewards = outcome_rewards - moments.mean / moments.std
-    rewards = place_on_tokens(step_rewards, rollout.step_ends, scores.scored, num_tokens=width)
+    rewards = place_on_tokens(
+        step_rewards, rollout.step_ends, scores.scored, num_tokens=rollout.input_ids.shape[1]
+    )
     rewards = rewards + place_on_last_action(outcome_rewards, rollout.action_mask)
     if config.clip is not None:
         rewards = rewards.clamp(-config.clip, config.clip)

@@ -23,7 +23,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 _WHITEN_EPS = 1e-8
 # exp(20) = 5e8: far beyond any useful ratio, yet finite in f32, so that one token cannot make a loss inf.
-_MAX_LOG_RATIO = 20.0
+MAX_LOG_RATIO = 20.0
 
 
 # --- logprobs, entropy, KL ---
@@ -269,7 +269,7 @@ def policy_loss(
     assert dual_clip is None or dual_clip > 1, dual_clip
     logprobs, old_logprobs, advantages = _inside(mask, logprobs, old_logprobs, advantages)
     high = clip_range if clip_range_high is None else clip_range_high
-    log_ratio = (logprobs - old_logprobs.detach()).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    log_ratio = (logprobs - old_logprobs.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     advantages = advantages.detach()
     plain = -advantages * ratio

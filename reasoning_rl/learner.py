@@ -1,6 +1,7 @@
 """What a PPO run trains and carries along: models, optimisers, running statistics; checkpoints hold all."""
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,10 @@ class SkipCounter:
 
 
 class Learner:
-    """The trained state of a run: actor, critic, reference, their optimisers and all running statistics."""
+    """The trained state of a run: actor, critic, reference, their optimisers and all running statistics.
+
+    critic: None for the algorithms without one; nothing of a critic is then held, trained or saved.
+    """
 
     def __init__(
         self,
@@ -38,7 +42,7 @@ class Learner:
         *,
         policy: PreTrainedModel,
         reference: PreTrainedModel,
-        critic: PreTrainedModel,
+        critic: PreTrainedModel | None,
         samples_here: bool = True,
     ) -> None:
         """samples_here: off where an engine outside samples; a whole copy then stays in host memory."""
@@ -48,20 +52,27 @@ class Learner:
         device = accelerator.device
         for model in (policy, reference, critic):
             # Dropout would make the first ratio differ from 1 and the values inconsistent.
-            disable_dropout(model)
+            if model is not None:
+                disable_dropout(model)
         # Where weights are cut up, nothing can be sampled from or exported: a whole copy follows the actor.
         self._follows = cuts_parameters(accelerator)
         trained = copy.deepcopy(policy).to(device) if self._follows else policy
         self.policy = policy.to(device) if samples_here or not self._follows else policy
-        self.critic_model = critic.to(device)
-        limit = {"accelerator": accelerator, "max_grad_norm": config.update.max_grad_norm}
         frozen = Actor(reference.to(device)).eval().requires_grad_(False)
         if config.reference_ema == 0:  # an average moves by less than bf16 can tell
             frozen.to(compute_dtype(accelerator))
         self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
-        rates = config.update.learning_rate, config.critic.learning_rate
-        self.actor = prepare(Actor(trained), _adamw(trained, rates[0], config), owner=trained, **limit)
-        self.critic = prepare(Critic(critic), _adamw(critic, rates[1], config), owner=critic, **limit)
+        options = {
+            "accelerator": accelerator,
+            "max_grad_norm": config.update.max_grad_norm or math.inf,
+        }
+        optimizer = _adamw(trained, config.update.learning_rate, config)
+        self.actor = prepare(Actor(trained), optimizer, owner=trained, **options)
+        self.critic_model, self.critic = critic, None
+        if critic is not None:
+            self.critic_model = critic.to(device)
+            optimizer = _adamw(critic, config.critic.learning_rate, config)
+            self.critic = prepare(Critic(critic), optimizer, owner=critic, **options)
         self.moments = RunningMoments()
         self.value_norm = ValueNormalizer()
         kl = config.kl
@@ -70,21 +81,26 @@ class Learner:
 
     def parts(self) -> dict[str, Any]:
         """Everything with state, for checkpoints. A frozen reference too: its folder may be gone."""
-        return {
+        parts = {
             "policy": self.actor.weights,
-            "critic": self.critic.weights,
             "reference": self.reference.weights,
             "actor_optimizer": self.actor.moments,
-            "critic_optimizer": self.critic.moments,
             "moments": self.moments,
-            "value_norm": self.value_norm,
             "kl": self.kl,
             "skips": self.skips,
         }
+        if self.critic is None:
+            return parts
+        critic = {"critic": self.critic.weights, "critic_optimizer": self.critic.moments}
+        return parts | critic | {"value_norm": self.value_norm}
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Sum over processes, wherever the tensor lives (collectives of GPUs take only theirs)."""
         return self.accelerator.reduce(tensor.to(self.accelerator.device), "sum").to(tensor.device)
+
+    def largest(self, count: int) -> int:
+        """Maximum over processes."""
+        return int(self.accelerator.gather(torch.tensor([count], device=self.accelerator.device)).max())
 
     def set_learning_rates(self, iteration: int) -> None:
         """Warm-up over the first iterations, then constant or down to a tenth."""
@@ -92,11 +108,11 @@ class Learner:
         factor = min(1.0, iteration / (update.warmup_iterations + 1))
         if update.schedule == "linear":
             factor *= 1.0 - 0.9 * (iteration - 1) / max(1, self.config.iterations - 1)
-        for optimizer, rate in (
-            (self.actor.optimizer, update.learning_rate),
-            (self.critic.optimizer, self.config.critic.learning_rate),
+        for trained, rate in (
+            (self.actor, update.learning_rate),
+            (self.critic, self.config.critic.learning_rate),
         ):
-            for group in optimizer.param_groups:
+            for group in trained.optimizer.param_groups if trained is not None else ():
                 group["lr"] = rate * factor
 
     def update_reference(self) -> None:
@@ -108,9 +124,8 @@ class Learner:
     def refresh_policy(self) -> None:
         """Bring the whole copy of the policy up to date, where there is one. Call it on every process."""
         if self._follows:
-            for whole, (_, value) in zip(
-                self.policy.parameters(), self.actor.whole_parameters(), strict=True
-            ):
+            values = self.actor.whole_parameters()
+            for whole, (_, value) in zip(self.policy.parameters(), values, strict=True):
                 whole.copy_(value)
 
 

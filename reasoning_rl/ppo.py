@@ -19,13 +19,14 @@ from data.protocols import Grader, MetricLog, StepScorer
 from data.schema import Problem, Sampling
 from prm.checkpoint import load_latest, refuse_used_folder, save_together
 from prm.interrupt import StopSignal
-from reasoning_rl.advantages import make_experience
+from reasoning_rl.advantages import make_experience, make_group_experience
 from reasoning_rl.config import PPOConfig
-from reasoning_rl.experience import collect, rollout_metrics, score_rollout, task_rewards
+from reasoning_rl.dynamic import sample_rollout
+from reasoning_rl.experience import collect, grade, rollout_metrics, score_rollout, task_rewards
 from reasoning_rl.learner import Learner
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampler import ProblemSampler
-from reasoning_rl.shares import gather, own_problems
+from reasoning_rl.shares import gather, own_problems, sum_metrics
 from reasoning_rl.update import NonFinite, ppo_update, require_finite, skip_iteration
 
 if TYPE_CHECKING:
@@ -80,20 +81,37 @@ def run_ppo(
     with StopSignal(accelerator) as stop:
         for iteration in range(done + 1, config.iterations + 1):
             clock = _Clock()
-            drawn = own_problems(sampler.next(config.rollout.problems_per_iteration), rank=rank, world=world)
-            rollout = collect(
-                generator, tokenizer, drawn, sampling, render=render, splitter=config.rollout.splitter
+            sampled = sample_rollout(
+                config.rollout,
+                config.rollout.problems_per_iteration // world,
+                draw=lambda count: own_problems(sampler.next(count * world), rank=rank, world=world),
+                collect=lambda problems: collect(
+                    generator, tokenizer, problems, sampling, render=render, splitter=config.rollout.splitter
+                ),
+                grade=lambda rollout: grade(grader, rollout),
+                largest=learner.largest,
             )
+            rollout = sampled.rollout
             clock.lap("generate")
-            scores = score_rollout(scorer, grader, rollout)
-            rollout, scores = gather(rollout, scores, accelerator, num_problems=len(drawn))
+            scores = score_rollout(scorer, grader, rollout, sampled.graded)
+            num_problems = config.rollout.problems_per_iteration // world
+            rollout, scores = gather(rollout, scores, accelerator, num_problems=num_problems)
             clock.lap("score")
-            pretraining = iteration <= config.critic.pretrain_iterations
+            pretraining = learner.critic is not None and iteration <= config.critic.pretrain_iterations
             learner.set_learning_rates(iteration)
             try:
                 require_finite(step_scores=scores.step_scores)
-                rewards, totals = task_rewards(rollout, scores, config.reward, learner.moments)
-                experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
+                rewards, totals = task_rewards(
+                    rollout,
+                    scores,
+                    config.reward,
+                    learner.moments,
+                    max_new_tokens=config.rollout.max_new_tokens,
+                )
+                if learner.critic is None:
+                    experience, metrics = make_group_experience(learner, rollout, scores, rewards)
+                else:
+                    experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
                 clock.lap("experience")
                 metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
             except NonFinite as error:
@@ -105,7 +123,7 @@ def run_ppo(
                 learner.update_reference()
                 learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
             generator.version = iteration
-            metrics |= rollout_metrics(rollout, scores, totals)
+            metrics |= rollout_metrics(rollout, scores, totals) | sum_metrics(sampled.metrics, learner)
             metrics["kl/coef"] = learner.kl.coef
             if validate and _due(iteration, config.validate_every, config.iterations):
                 if accelerator.is_main_process:

@@ -7,7 +7,7 @@ shared out again, by length, so that all have the same work.
 B rollouts, T tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -53,6 +53,16 @@ def join(parts: list[Batch], num_problems: int) -> Batch:
             stacked = _stack(values)
             batch[field.name] = stacked[_order(len(stacked), len(parts), num_problems)]
     return type(parts[0])(**batch)
+
+
+def sum_metrics(metrics: Mapping[str, float], learner: Any) -> dict[str, float]:
+    """Return counts summed over the processes; rounds, which all share, and rates are averaged."""
+    if not metrics:
+        return {}
+    sums = learner.reduce(torch.tensor(list(metrics.values()), dtype=torch.float64)).tolist()
+    averaged = ("rollout/extra_rounds", "rollout/outcome_before_filter")
+    world = {name: learner.world if name in averaged else 1 for name in metrics}
+    return {name: value / world[name] for name, value in zip(metrics, sums, strict=True)}
 
 
 def shares(lengths: Tensor, max_tokens: int, *, rank: int, world: int) -> Iterator[tuple[Tensor, bool]]:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from cli_cases import ENVIRONMENT, ppo_settings, save_models, write_yaml
+from rl_runs import learner_for, run, settings
 from rl_world import OracleScorer, world
-from test_rl_ppo import learner_for, run, settings
 
 from data.errors import UserError
 from prm.checkpoint import list_checkpoints, save_together
