@@ -31,6 +31,7 @@ class Verb:
     """A second list of options: its heading and its settings class."""
 
 
+DETERMINISTIC = "take kernels with a deterministic form only (slower on GPUs); a CPU repeats itself anyway"
 FLAGS = {
     "fresh": "delete what an earlier run left in the output folder, and start anew",
     "list": "name what there is to choose from, and stop",
@@ -82,6 +83,9 @@ def _dispatch(words: list[str]) -> None:
     if "-h" in rest or "--help" in rest:
         sys.stdout.write(verb_help(name))
         return
+    if "--deterministic" in rest:
+        rest.remove("--deterministic")
+        os.environ["STEPWELL_DETERMINISTIC"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle OpenMP threads that spin cost a busy machine many times the work they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -111,6 +115,7 @@ def verb_help(name: str) -> str:
         "  --config FILE",
         "      YAML file of the options below; options on the command line win over it",
     ]
+    lines += ["  --deterministic", f"      {DETERMINISTIC}"] if "resume" in verb.flags else []
     for flag in verb.flags:
         lines += [f"  --{flag}", f"      {FLAGS[flag]}"]
     lists = [describe(load(verb.settings))]

@@ -5,17 +5,16 @@
 What was asked for is compared with what was got: a launcher that quietly starts one process, or skips
 DeepSpeed, is a UserError and not a slow run. Environment: STEPWELL_DEVICE=cpu keeps off GPUs,
 STEPWELL_NUM_PROCESSES and STEPWELL_ENGINE (ddp, zero1, zero2, zero3, fsdp2) say what to insist on,
-STEPWELL_TIMEOUT is the seconds a process waits for the others (1800).
+STEPWELL_TIMEOUT is the seconds a process waits for the others (1800), STEPWELL_DETERMINISTIC=1 (or
+--deterministic) refuses operations without a deterministic form.
 """
 
 import os
-import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
@@ -70,12 +69,9 @@ def read_request(environment: Mapping[str, str], *, has_gpu: bool) -> Request:
     return Request(world, engine, on_cpu)
 
 
-def make_accelerator(*, deterministic: bool = False) -> Accelerator:
-    """Return the accelerator of this process, once it is what was asked for. Raises UserError otherwise.
-
-    deterministic: refuse operations without a deterministic form (the same numbers twice, on GPUs as well).
-    """
-    if deterministic:
+def make_accelerator() -> Accelerator:
+    """Return the accelerator of this process, once it is what was asked for. Raises UserError otherwise."""
+    if os.environ.get("STEPWELL_DETERMINISTIC") == "1":
         be_deterministic()
     request = read_request(os.environ, has_gpu=torch.cuda.is_available())
     timeout = timedelta(seconds=float(os.environ.get("STEPWELL_TIMEOUT", TIMEOUT)))
@@ -141,13 +137,6 @@ def be_deterministic() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it, before CUDA starts
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators of python, numpy and torch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:
