@@ -1,4 +1,4 @@
-"""Fault drills: break a PPO run in every way it can break, resume it, and compare with the run that nothing hit.
+"""Fault drills: break a PPO run in every way it can break, resume it, compare with the run that nothing hit.
 
     python benchmarks/faults.py --kills 20 --output-dir outputs/faults
 
