@@ -118,6 +118,11 @@ def fit(
         raise UserError(
             f"{run_dir}: holds the checkpoints of an earlier run; resume it or choose another output_dir"
         )
+    if cuts_parameters(accelerator) and (saved or before_update):
+        raise UserError(
+            "adapters and a head that learns first need whole weights on every process; take zero2 or ddp "
+            "(configs/accelerate) instead of zero3 and fsdp2"
+        )
     whole = model
     if cuts_parameters(accelerator):  # the caller's model stays whole, and gets the weights in the end
         model = copy.deepcopy(model)
