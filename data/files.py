@@ -4,7 +4,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -74,3 +74,27 @@ def write_atomically(path: str | Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot write ({reason}); the old file is kept") from error
+
+
+def append_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows to a file and wait until they are on the disk; a crash can tear the last line only.
+
+    Raises UserError where the disk takes no more; what stood in the file before is kept.
+    """
+    try:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot write ({error.strerror}); free space and run again: what is recorded is kept"
+        ) from error
+
+
+def cut_torn_line(path: str | Path) -> None:
+    """Cut off what a crash in `append_jsonl` may have left behind the last whole line."""
+    content = Path(path).read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)

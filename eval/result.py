@@ -20,7 +20,10 @@ from eval.metrics import (
     weighted_vote_index,
     wilson_interval,
 )
+from eval.submissions import expected_n_at_k
 
+SUBMISSIONS = (1, 10)
+"""Programs handed in of those that pass the public tests: AlphaCode reports 10@k."""
 Row = dict[str, Any]
 """One line of samples.jsonl: see eval.run."""
 
@@ -56,6 +59,9 @@ class EvalResult:
     """k -> is the highest scored of the first k samples correct; empty unless all samples have scores."""
     weighted_at: Mapping[int, Estimate]
     """k -> is the answer with the highest sum of scores correct; empty unless scores are in [0, 1]."""
+    submitted_at: Mapping[tuple[int, int], Estimate]
+    """(n, k) -> n@k: is one correct of n programs handed in, of those among k that pass the public tests;
+    over the problems that have any. Empty where no problem has."""
     unjudged_rate: float
     no_answer_rate: float
     truncated_rate: float | None
@@ -78,6 +84,7 @@ class EvalResult:
         own["accuracy"] = _finite(asdict(self.accuracy))
         for name in ("pass_at", "maj_at", "best_at", "weighted_at"):
             own[name] = {str(k): _finite(asdict(e)) for k, e in own[name].items()}
+        own["submitted_at"] = {f"{n}@{k}": _finite(asdict(e)) for (n, k), e in self.submitted_at.items()}
         own["timing"] = {
             "generation_seconds": round(self.generation_seconds, 3),
             "grading_seconds": round(self.grading_seconds, 3),
@@ -93,6 +100,10 @@ class EvalResult:
         rows += [(f"maj@{k}", _shown(e)) for k, e in self.maj_at.items() if k > 1]
         rows += [(f"best-of-{k} by score", _shown(e)) for k, e in self.best_at.items() if k > 1]
         rows += [(f"weighted vote of {k}", _shown(e)) for k, e in self.weighted_at.items() if k > 1]
+        rows += [
+            (f"{n}@{k} by public tests, {e.num_problems} problems", _shown(e))
+            for (n, k), e in self.submitted_at.items()
+        ]
         rows.append(("problems", str(self.num_problems)))
         if self.num_missing:
             rows.append(("problems without samples (left out)", str(self.num_missing)))
@@ -104,6 +115,8 @@ class EvalResult:
         if self.tokens_per_second is not None:
             rows.append(("tokens", f"{self.tokens:,} at {self.tokens_per_second:,.0f}/s"))
         rows.append(("grading", f"{self.grading_seconds:.1f} s"))
+        if "isolation" in self.settings:
+            rows.append(("isolation of programs", str(self.settings["isolation"])))
         return rows
 
 
@@ -147,6 +160,9 @@ def summarise(
         maj_at={k: _chosen(groups, k, _majority) for k in ks} if has_answers else {},
         best_at={k: _chosen(groups, k, _best) for k in ks} if has_scores else {},
         weighted_at={k: _chosen(groups, k, _weighted) for k in ks} if has_answers and has_weights else {},
+        submitted_at={(n, k): _submitted(judged, n, k) for k in ks for n in SUBMISSIONS if n < k}
+        if any(row.get("public") is not None for row in flat)
+        else {},
         unjudged_rate=share(sum(r["verdict"] == "unjudged" for r in flat)),
         no_answer_rate=share(sum(r["reason"] == NO_ANSWER for r in flat)),
         truncated_rate=ends.count("length") / len(ends) if ends else None,
@@ -174,6 +190,17 @@ def _chosen(
         index = choose(group[:k])
         if index is None or group[index]["verdict"] != "unjudged":
             values.append(float(index is not None and _is_correct(group[index])))
+    return _estimate(values)
+
+
+def _submitted(judged: Sequence[Sequence[Row]], n: int, k: int) -> Estimate:
+    """n@k of the problems with public tests and k samples judged by them and by the hidden ones."""
+    values = []
+    for group in judged:
+        known = [row for row in group if row.get("public") is not None]
+        if len(known) >= k:
+            public = [row for row in known if row["public"]]
+            values.append(expected_n_at_k(len(known), len(public), sum(map(_is_correct, public)), n, k))
     return _estimate(values)
 
 

@@ -8,14 +8,15 @@
 settings.json   what the run was asked for; a resumed run must ask for the same
 samples.jsonl   one line a sample: id (of the problem), sample (0-based index), response, verdict (correct,
                 wrong or unjudged), reason, seconds (of grading), answer (as extracted, null without one; only
-                where `extract` is given), finish_reason (stop or length), num_tokens and generation_seconds
-                (the batch's time, shared out evenly); the last three are null for samples made elsewhere
+                where `extract` is given), public (does it pass the tests that the problem's statement shows,
+                null where that is unknown; only where `passes_public` is given), finish_reason (stop or
+                length), num_tokens and generation_seconds (the batch's time, shared out evenly); the last
+                three are null for samples made elsewhere
 result.json     the numbers of `EvalResult.to_dict`
 """
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_jsonl, write_atomically
+from data.files import append_jsonl, cut_torn_line, read_jsonl, write_atomically
 from data.protocols import Grader, TextGenerator
 from data.schema import Problem, Sampling
 from eval.result import EvalResult, Row, summarise
@@ -39,6 +40,7 @@ def evaluate(
     out_dir: str | Path,
     grader: Grader,
     extract: Callable[[str], str | None] | None = None,
+    passes_public: Callable[[Problem, str], bool | None] | None = None,
     render: Callable[[str], str] | None = None,
     generator: TextGenerator | None = None,
     samples: Mapping[str, Sequence[str]] | None = None,
@@ -52,7 +54,8 @@ def evaluate(
 
     Exactly one of `generator` (with `sampling`, `batch_size` problems at a time, prompts made by `render`:
     else the problem and a newline) and `samples` (problem id -> responses) is given. `extract` finds a
-    response's answer, for maj@k; `scores` (problem id -> a reward model's score a sample) are for best@k.
+    response's answer, for maj@k; `passes_public` says whether a program passes the tests shown in the
+    statement, for n@k; `scores` (problem id -> a reward model's score a sample) are for best@k.
     `settings` is recorded with what else decides the numbers.
 
     Every batch has a random stream of its own, so an interrupted run ends with the numbers of an
@@ -75,33 +78,25 @@ def evaluate(
     path = out_dir / "samples.jsonl"
     rows = _read_recorded(path, counts)
     total = sum(counts.values())
-    with path.open("a", encoding="utf-8") as file:
-        for index in range(0, len(problems), batch_size):
-            batch = [p for p in problems[index : index + batch_size] if counts[p.id]]
-            if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):
-                continue
-            if generator is not None:
-                seed = batch_seed(sampling.seed, index // batch_size)
-                drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
-            else:
-                drawn = _given(batch, samples or {}, scores)
-            new = [
-                _judge(problem, row, grader, extract)
-                for problem, row in drawn
-                if (problem.id, row["sample"]) not in rows
-            ]
-            try:
-                file.write("".join(json.dumps(row) + "\n" for row in new))
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot write ({error.strerror}); free space and run again: what "
-                    "is recorded is kept"
-                ) from error
-            rows |= {(row["id"], row["sample"]): row for row in new}
-            if on_progress:
-                on_progress(len(rows), total, _running(rows.values()))
+    path.touch()
+    for index in range(0, len(problems), batch_size):
+        batch = [p for p in problems[index : index + batch_size] if counts[p.id]]
+        if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):
+            continue
+        if generator is not None:
+            seed = batch_seed(sampling.seed, index // batch_size)
+            drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
+        else:
+            drawn = _given(batch, samples or {}, scores)
+        new = [
+            _judge(problem, row, grader, extract, passes_public)
+            for problem, row in drawn
+            if (problem.id, row["sample"]) not in rows
+        ]
+        append_jsonl(path, new)
+        rows |= {(row["id"], row["sample"]): row for row in new}
+        if on_progress:
+            on_progress(len(rows), total, _running(rows.values()))
     ordered = {p.id: [rows[p.id, k] for k in range(counts[p.id])] for p in problems if counts[p.id]}
     result = summarise(ordered, settings=recorded, num_missing=len(problems) - len(ordered))
     write_atomically(out_dir / "result.json", json.dumps(result.to_dict(), indent=1) + "\n")
@@ -259,10 +254,7 @@ def _read_recorded(path: Path, counts: Mapping[str, int]) -> dict[tuple[str, int
     """The samples on record by (id, sample), after cutting off a last line that a crash left torn."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    cut_torn_line(path)
     rows: dict[tuple[str, int], Row] = {}
     for line, row in read_jsonl(path, any_text=True):
         remedy = "remove that line and run again"
@@ -326,10 +318,20 @@ def _given(
     ]
 
 
-def _judge(problem: Problem, row: Row, grader: Grader, extract: Callable[[str], str | None] | None) -> Row:
+def _judge(
+    problem: Problem,
+    row: Row,
+    grader: Grader,
+    extract: Callable[[str], str | None] | None,
+    passes_public: Callable[[Problem, str], bool | None] | None,
+) -> Row:
     verdict = grader(problem, row["response"])
     judged = {"verdict": verdict.status, "reason": verdict.reason, "seconds": round(verdict.seconds, 6)}
-    return {**row, **judged} | ({"answer": extract(row["response"])} if extract else {})
+    if extract:
+        judged["answer"] = extract(row["response"])
+    if passes_public:
+        judged["public"] = passes_public(problem, row["response"])
+    return {**row, **judged}
 
 
 def batch_seed(seed: int | None, batch: int) -> int:
@@ -345,9 +347,12 @@ def short_digest(items: Any) -> str:
 
 def _running(rows: Any) -> dict[str, float]:
     """Numbers for a progress line: accuracy of the judged samples so far, and rates."""
+    rows = list(rows)
     verdicts = [row["verdict"] for row in rows]
+    seconds = sum(row["generation_seconds"] or 0.0 for row in rows)
     judged = len(verdicts) - verdicts.count("unjudged")
     return {
         "correct": verdicts.count("correct") / judged if judged else float("nan"),
         "unjudged": verdicts.count("unjudged") / len(verdicts),
+        **({"tokens/s": sum(row["num_tokens"] or 0 for row in rows) / seconds} if seconds else {}),
     }

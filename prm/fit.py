@@ -30,7 +30,7 @@ from prm.checkpoint import list_checkpoints, load_latest, save_together
 from prm.interrupt import StopSignal
 from prm.optimiser import lr_factor, make_optimizer, set_learning_rate
 from prm.randomness import rng_state, set_rng_state
-from prm.sharding import Trained, cuts_parameters, prepare
+from prm.sharding import Trained, cuts_parameters, prepare, require_whole_weights
 
 MAX_SKIPPED_IN_A_ROW = 5
 
@@ -118,11 +118,8 @@ def fit(
         raise UserError(
             f"{run_dir}: holds the checkpoints of an earlier run; resume it or choose another output_dir"
         )
-    if cuts_parameters(accelerator) and (saved or before_update):
-        raise UserError(
-            "adapters and a head that learns first need whole weights on every process; take zero2 or ddp "
-            "(configs/accelerate) instead of zero3 and fsdp2"
-        )
+    if saved or before_update:
+        require_whole_weights(accelerator, "adapters and a head that learns first")
     whole = model
     if cuts_parameters(accelerator):  # the caller's model stays whole, and gets the weights in the end
         model = copy.deepcopy(model)

@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -255,7 +256,12 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Return the most positions a model knows, None when its config names no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions_of(model.config)
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Return the most positions that a config names, None when it names no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def pad_right(batch: Sequence[EncodedSolution]) -> tuple[Tensor, Tensor]:
@@ -315,7 +321,11 @@ def step_scores(
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     """Raise UserError when the tokenizer makes ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    check_rows(model.get_input_embeddings().weight.shape[0], tokenizer)
+
+
+def check_rows(rows: int, tokenizer: Any) -> None:
+    """`check_vocabulary` of an embedding with so many rows."""
     if len(tokenizer) > rows:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows; "
@@ -352,13 +362,13 @@ def load_or_refuse(path: str | Path, read: Any) -> Any:
             return read()
     except Exception as error:
         # A broken tokenizer.json raises a plain Exception, weights of other sizes a RuntimeError.
-        known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+        known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
         if not isinstance(error, known) and type(error) is not Exception:
             raise
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"{path}: needs code of its authors (trust_remote_code), which is not run by default; set "
-                f"{REMOTE_CODE}=1 if you trust them, or take a model that transformers knows"
+                f"{path}: cannot be loaded: it needs code of its authors (trust_remote_code), not run "
+                f"by default; set {REMOTE_CODE}=1 if you trust them, or take a model that transformers knows"
             ) from error
         if isinstance(error, OSError) and "safetensors" in str(error):
             raise UserError(

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from data.protocols import Stateful
 
 Engine = Literal["plain", "deepspeed", "fsdp2"]
@@ -37,6 +38,15 @@ def cuts_parameters(accelerator: Any) -> bool:
     """Whether a process holds parts of the weights only (ZeRO-3, FSDP2)."""
     engine = engine_of(accelerator)
     return engine == "fsdp2" or (engine == "deepspeed" and accelerator.deepspeed_plugin.zero_stage == 3)
+
+
+def require_whole_weights(accelerator: Any, what: str) -> None:
+    """Raise UserError where a process holds parts of the weights only. what: a plural, such as adapters."""
+    if cuts_parameters(accelerator):
+        raise UserError(
+            f"{what} need whole weights on every process: take zero2 or ddp (configs/accelerate) instead of "
+            "zero3 and fsdp2"
+        )
 
 
 def compute_dtype(accelerator: Any) -> torch.dtype:

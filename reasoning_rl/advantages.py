@@ -21,10 +21,13 @@ from reasoning_rl.functional import (
 )
 from reasoning_rl.group import grpo_outcome, grpo_process, reinforce_pp, rloo
 from reasoning_rl.learner import Learner
+from reasoning_rl.prefix_values import PrefixValues
+from reasoning_rl.rollout.mismatch import correct_mismatch, mismatch_metrics
 from reasoning_rl.shaping import place_on_tokens
-from reasoning_rl.shares import shares
+from reasoning_rl.shares import estimate_together, shares
 from reasoning_rl.types import Experience, Rollout, Scores
 from reasoning_rl.update import require_finite
+from reasoning_rl.vine import vine_of
 
 
 @dataclass(frozen=True)
@@ -73,17 +76,22 @@ def make_experience(
     if learner.config.critic.value_norm:
         learner.value_norm.update(returns[mask])
         returns = learner.value_norm.normalise(returns) * mask
-    experience = _experience(learner, rollout, said, advantages)
-    return replace(experience, old_values=said.values, returns=returns), metrics
+    experience, corrected = _experience(learner, rollout, said, advantages)
+    return replace(experience, old_values=said.values, returns=returns), metrics | corrected
 
 
 def make_group_experience(
-    learner: Learner, rollout: Rollout, scores: Scores, rewards: Tensor
+    learner: Learner,
+    rollout: Rollout,
+    scores: Scores,
+    rewards: Tensor,
+    values: PrefixValues | None = None,
 ) -> tuple[Experience, dict[str, float]]:
     """Return what `make_experience` does, with the advantages of an algorithm without a critic.
 
     rewards (B, T) as there. GRPO takes step and outcome rewards apart, as it normalises each by itself, and
-    applies the weights to the advantages: before a normalisation they would have no effect.
+    applies the weights to the advantages: before a normalisation they would have no effect. values: what
+    vine completes prefixes with.
     """
     config, mask = learner.config, rollout.action_mask
     said = forward_rollout(learner, rollout)
@@ -93,6 +101,14 @@ def make_group_experience(
         advantages = _grpo(config, rollout, scores)
     elif config.algorithm == "rloo":
         advantages = rloo(rewards, mask, baseline=config.group.baseline, gamma=config.update.gamma, **group)
+    elif config.algorithm == "vine":
+        assert values is not None
+        _, outcomes = step_and_outcome_rewards(
+            rollout, scores, config.reward, max_new_tokens=config.rollout.max_new_tokens
+        )
+        found = estimate_together(values, rollout, scores.outcomes, learner.accelerator)
+        advantages, spent = vine_of(rollout, rewards, outcomes, found, config)
+        metrics |= spent
     else:
         assert config.algorithm == "reinforce_pp", config.algorithm
         advantages = reinforce_pp(
@@ -104,8 +120,9 @@ def make_group_experience(
         )
     outcomes = scores.outcomes.reshape(-1, config.rollout.samples_per_problem)
     agree = (outcomes == outcomes[:, :1]).all(1)
-    metrics["group/agree"] = float(agree.float().mean())
-    return _experience(learner, rollout, said, advantages), metrics
+    metrics["group/agree"] = agree.double().mean().item()
+    experience, corrected = _experience(learner, rollout, said, advantages)
+    return experience, metrics | corrected
 
 
 def _grpo(config: PPOConfig, rollout: Rollout, scores: Scores) -> Tensor:
@@ -138,15 +155,21 @@ def _penalised(
     return rewards * mask, _policy_monitors(rollout, said.logprobs, kl, said.entropies)
 
 
-def _experience(learner: Learner, rollout: Rollout, said: Forward, advantages: Tensor) -> Experience:
-    """Advantages as the update takes them: whitened and clipped as configured."""
+def _experience(
+    learner: Learner, rollout: Rollout, said: Forward, advantages: Tensor
+) -> tuple[Experience, dict[str, float]]:
+    """Advantages as the update takes them: whitened and clipped as configured; tokens weighted by how likely
+    the policy is to write them, against the sampler."""
     config, mask = learner.config.update, rollout.action_mask
     counted = mask & rollout.complete[:, None] if config.truncated == "mask" else mask
     if config.advantage_norm:
         advantages = whiten(advantages, counted)
     if config.advantage_clip is not None:
         advantages = advantages.clamp(-config.advantage_clip, config.advantage_clip)
-    return Experience(
+    weights, metrics = correct_mismatch(
+        said.logprobs, rollout.behaviour_logprobs, mask, learner.config.rollout
+    )
+    experience = Experience(
         input_ids=rollout.input_ids,
         lengths=rollout.lengths,
         action_mask=mask,
@@ -154,19 +177,21 @@ def _experience(learner: Learner, rollout: Rollout, said: Forward, advantages: T
         old_logprobs=said.logprobs,
         advantages=advantages * counted,
         ref_logprobs=said.ref_logprobs if learner.config.kl.place == "loss" else None,
+        weights=weights,
     )
+    return experience, metrics
 
 
 def _policy_monitors(
     rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
 ) -> dict[str, float]:
+    """Monitors of the policy, and of the sampler's distance from it."""
     mask = rollout.action_mask
-    mismatch = ((old_logprobs - rollout.behaviour_logprobs).abs() * mask).max()
     return {
-        "policy/kl_per_response": float(kl.double().sum()) / len(rollout.lengths),
+        "policy/kl_per_response": kl.sum().item() / len(rollout.lengths),
         "policy/entropy": masked_mean(entropies, mask),
         "policy/perplexity": math.exp(-masked_mean(old_logprobs, mask)),
-        "policy/behaviour_mismatch": mismatch.item(),
+        **mismatch_metrics(old_logprobs, rollout.behaviour_logprobs, mask),
     }
 
 

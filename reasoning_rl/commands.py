@@ -275,17 +275,17 @@ def run_label(args: list[str]) -> None:
     """`stepwell label BENCHMARK`."""
     from eval.benchmarks import BENCHMARKS, get_benchmark
     from prm.labelling.run import summarise
-    from prm.labelling.settings import LabelConfig
+    from reasoning_rl.eval_config import LabelRunConfig
     from reasoning_rl.labelling import label_benchmark
 
-    parsed = parse(args, LabelConfig, positional=1)
+    parsed = parse(args, LabelRunConfig, positional=1)
     if not parsed.positional:
         raise UserError(
             f"label solutions of which benchmark? stepwell label NAME; known: {', '.join(BENCHMARKS)}"
         )
     name = parsed.positional[0]
     get_benchmark(name)
-    config = LabelConfig.from_dict(parsed.values, parsed.where)
+    config = LabelRunConfig.from_dict(parsed.values, parsed.where)
     shown = {"solutions": "solutions", "rollouts": "rollouts", "tokens": "tokens"}
     with Live(f"label {name}", 1, shown=shown) as live:
         labelled, num_problems = label_benchmark(
@@ -340,7 +340,7 @@ def _with_live_log(
         with watched(accelerator):
             return train(QuietLog())
     is_recorded = False
-    with Live(title, total, shown=shown) as live, watched(accelerator):
+    with Live(title, total, shown=shown, board=title == "ppo") as live, watched(accelerator):
 
         def watch(iteration: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_recorded

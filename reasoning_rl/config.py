@@ -13,7 +13,10 @@ from pydantic import Field, model_validator
 
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
+from data.steps import Splitter
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
+from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
+from reasoning_rl.rollout.settings import EngineConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -35,24 +38,36 @@ class RolloutConfig(Settings):
     """Nucleus mass. Below 1 the sampled distribution differs from the one the ratio is taken over."""
     top_k: Whole = 0
     """0 is off."""
+    truncated_is: Literal["off", "token", "sequence"] = "off"
+    """Weigh the policy loss by min(trainer's / engine's probability, is_cap) of each token, or of the whole
+    response: corrects engines that compute otherwise and rollouts that are older than the policy."""
+    is_cap: Annotated[float, Field(ge=1)] = 2.0
+    """Largest weight of truncated_is; a higher one is less biased and noisier."""
     max_batch: Count = 256
     """Sequences decoded together; lower it when memory runs out."""
-    splitter: Literal["newline", "blank_line", "step_marker"] = "newline"
-    """What ends a reasoning step; must match how the reward model was trained."""
+    splitter: Splitter = "newline"
+    """What ends a reasoning step; must match how the reward model was trained. code_block, code_line: of
+    programs."""
     dynamic_rounds: Whole = 0
     """Dynamic sampling: up to so many extra draws replace the problems whose answers are all right or all
     wrong; 0 is off (arXiv 2503.14476 draws until the batch is full). Needs samples_per_problem above 1."""
     template: str = "plain"
     """Prompt template (data.prompts); must match how the policy was fine-tuned."""
+    engine: EngineConfig = EngineConfig()
 
 
 class RewardConfig(Settings):
-    form: Literal["none", "sum", "clip", "delta", "clip_delta", "min"] = "delta"
+    form: Literal["none", "sum", "clip", "delta", "clip_delta", "min", "progress"] = "delta"
     """How step scores become step rewards. Raw `sum` invites reward hacking (arXiv 2410.15115)."""
     step_weight: NonNegative = 1.0
-    """alpha: weight of the step rewards."""
+    """alpha: weight of the step rewards; for progress 0.2 to 0.6 in arXiv 2410.08146."""
     outcome_weight: NonNegative = 1.0
     """Weight of the verified outcome (1 correct, 0 wrong), paid on the last token."""
+    partial_credit: Literal["off", "tests", "errors"] = "off"
+    """Outcome of a wrong program. off: 0; tests: the share of the tests that it passes; errors: -0.3 for a
+    wrong value, -0.6 for an exception or too long a run, -1 for what does not compile (arXiv 2207.01780)."""
+    test_timeout_s: Positive = 10.0
+    """Seconds that a program's tests may take (each case, with standard input and output)."""
     clip_threshold: Fraction = 0.7
     """eta of the clip forms: only a score below it costs."""
     softmin_temperature: Positive = 0.1
@@ -66,6 +81,8 @@ class RewardConfig(Settings):
     overlong_buffer: Whole = 0
     """Last tokens before max_new_tokens over which an answer's outcome falls by up to 1; 0 is off
     (arXiv 2503.14476: 4096 of 20480)."""
+    prover: ProverConfig = ProverConfig()
+    implicit: ImplicitConfig = ImplicitConfig()
 
 
 class KLConfig(Settings):
@@ -87,7 +104,8 @@ class CriticConfig(Settings):
     """Start from the weights of the process reward model, of a pairwise reward model (both must share the
     policy's tokenizer), or of the policy with a head of zeros."""
     reward_model: str | None = None
-    """Folder or hub id of the pairwise reward model that init reward_model starts from."""
+    """Folder or hub id of the pairwise reward model that init reward_model starts from; none: the run's
+    own."""
     pretrain_iterations: Whole = 2
     """First iterations in which the critic alone learns, on Monte-Carlo returns, under a frozen policy
     (arXiv 2307.04964: until its loss is near 0; 2504.05118: 50)."""
@@ -107,6 +125,8 @@ class GroupConfig(Settings):
     rewards that grow with the number of steps (arXiv 2504.15275)."""
     divide_by_std: bool = True
     """Of grpo: divide by the group's deviation; false is Dr. GRPO (arXiv 2503.20783)."""
+    vine_samples: Count = 9
+    """Of vine: completions from each step; 9 in arXiv 2410.01679, where 1 and 3 help already."""
 
 
 class UpdateConfig(Settings):
@@ -171,21 +191,29 @@ class PPOConfig(Settings):
     preset: Preset = "ppo_max"
     """What the unset fields default to: MOSS's PPO-max, Xu et al.'s recipe, neither's additions (vanilla),
     or a critic-free algorithm's own. Unset, it follows `algorithm`."""
-    algorithm: Literal["ppo", "grpo", "rloo", "reinforce_pp"] = "ppo"
-    """Where advantages come from: a critic (ppo), the other answers to the problem (grpo, rloo), or the
-    batch's returns (reinforce_pp). Without a critic, `critic` and the lambdas are not used."""
+    algorithm: Literal["ppo", "grpo", "rloo", "reinforce_pp", "vine"] = "ppo"
+    """Where advantages come from: a critic (ppo), the other answers to the problem (grpo, rloo), the batch's
+    returns (reinforce_pp), or fresh completions of every step's prefix (vine, arXiv 2410.01679). Without a
+    critic, `critic` and the lambdas are not used."""
     policy: str
     """Folder or hub id of the policy, normally after SFT."""
     prm: str | None = None
     """Folder or hub id of the process reward model; off trains on the outcome alone (reward.form none)."""
     prm_format: str | None = None
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    prm_backend: Literal["local", "vllm"] = "local"
+    """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
+    reward_model: str | None = None
+    """Folder of a reward model of whole responses (`stepwell rm`); it pays the outcome in place of the
+    verified answer, also for prompts without one (problems_format: prompts)."""
     problems: str = "arithmetic"
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None
     """Benchmark whose format a file has; off when `problems` is itself a name."""
     difficulty: str = "standard"
-    """Of the arithmetic world: standard, hard or shuffled."""
+    """Of the built-in worlds: standard, hard; shuffled (arithmetic); unsaid (programs)."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     num_problems: Count = 20_000
     """Problems in the training pool."""
     demonstrations: str | None = None
@@ -213,6 +241,11 @@ class PPOConfig(Settings):
     critic: CriticConfig = CriticConfig()
     group: GroupConfig = GroupConfig()
     update: UpdateConfig = UpdateConfig()
+    hack: HackConfig = HackConfig()
+
+    @property
+    def pays_steps(self) -> bool:
+        return self.reward.form != "none" and self.reward.step_weight > 0
 
     @property
     def rollouts_per_iteration(self) -> int:
@@ -228,8 +261,13 @@ class PPOConfig(Settings):
                 f"rollout batch {batch} (problems_per_iteration x samples_per_problem) is not divisible by "
                 f"update.minibatch_size {mini}; use {' or '.join(map(str, near))}"
             )
-        if self.reward.form != "none" and self.reward.step_weight > 0 and self.prm is None:
+        prover = self.reward.prover.model
+        if self.pays_steps and self.prm is None and prover is None:
             raise UserError("reward.form needs a reward model: set prm, or reward.form to none")
+        if prover is not None and self.reward.form != "progress":
+            raise UserError(f"reward.prover scores steps for form progress, not {self.reward.form}")
+        if self.reward.implicit.weight > 0 and self.algorithm == "grpo":
+            raise UserError("reward.implicit pays tokens, algorithm grpo whole answers: take rloo or ppo")
         if self.reward.overlong_buffer > 0 and self.reward.outcome_weight == 0:
             raise UserError("reward.overlong_buffer lowers the outcome: set reward.outcome_weight above 0")
         if self.reward.overlong_buffer > self.rollout.max_new_tokens:
@@ -239,10 +277,17 @@ class PPOConfig(Settings):
             )
         if self.rollout.dynamic_rounds > 0 and self.rollout.samples_per_problem == 1:
             raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
+        if self.rollout.engine.max_ahead and (self.rollout.dynamic_rounds or self.algorithm == "vine"):
+            raise UserError(
+                "rollout.engine.max_ahead samples while the policy trains, and dynamic_rounds and algorithm "
+                "vine need samples in between: set max_ahead to 0"
+            )
         if self.kl.place == "loss" and self.kl.estimator == "k1" and self.kl.coef > 0:
             raise UserError("kl.place: loss needs kl.estimator k2 or k3: the gradient of k1 is 0 on average")
         if self.kl.target is not None and self.kl.coef == 0:
             raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
+        if self.hack.action == "raise_kl" and self.kl.coef == 0:
+            raise UserError("hack.action raise_kl multiplies kl.coef, which is 0; set kl.coef above 0")
         if self.update.ptx_coef > 0 and self.demonstrations is None:
             raise UserError("update.ptx_coef needs demonstrations: set demonstrations, or ptx_coef to 0")
         return self
@@ -250,10 +295,11 @@ class PPOConfig(Settings):
     def _check_critic(self) -> None:
         """What each algorithm needs, and what it cannot do."""
         if self.algorithm == "ppo":
-            if self.critic.init == "reward_model" and self.critic.reward_model is None:
+            if self.critic.init == "reward_model" and not (self.critic.reward_model or self.reward_model):
                 raise UserError("critic.init: reward_model needs critic.reward_model, its folder or hub id")
             return
-        needs_siblings = self.algorithm == "grpo" or self.group.baseline != "none"
+        baseline = "none" if self.algorithm == "vine" else self.group.baseline
+        needs_siblings = self.algorithm == "grpo" or baseline != "none"
         if needs_siblings and self.rollout.samples_per_problem == 1:
             alone = "" if self.algorithm == "grpo" else ", or group.baseline to none"
             raise UserError(
@@ -262,7 +308,7 @@ class PPOConfig(Settings):
             )
         if self.reward.normalise != "off" and self.algorithm != "rloo":
             raise UserError(
-                f"algorithm {self.algorithm} normalises by itself: set reward.normalise to off "
+                f"algorithm {self.algorithm} takes rewards as they are: set reward.normalise to off "
                 f"(--preset {self.algorithm} does)"
             )
         if self.algorithm == "grpo" and self.kl.coef > 0 and self.kl.place == "reward":

@@ -7,10 +7,12 @@ from pydantic import Field, model_validator
 from data.errors import UserError
 from data.settings import Settings
 from data.step_readers import NeutralPolicy
+from prm.labelling.settings import LabelConfig
 from reasoning_rl.config import Count, NonNegative, Whole
+from reasoning_rl.rollout.pool import EngineChoice
 
 
-class EvalConfig(Settings):
+class EvalConfig(EngineChoice):
     """One evaluation: `stepwell eval BENCHMARK` with either a model or existing samples."""
 
     model: str | None = None
@@ -34,7 +36,7 @@ class EvalConfig(Settings):
     max_new_tokens: Count | None = None
     """none: the benchmark's own."""
     max_batch: Count = 64
-    """Sequences decoded together."""
+    """Sequences decoded together (backend hf)."""
     template: str | None = None
     """Prompt template; none takes the benchmark's own."""
     seed: Whole = 0
@@ -51,6 +53,10 @@ class EvalConfig(Settings):
                 "give exactly one of --model (to sample from) and --samples (a file of responses)"
             )
         return self
+
+
+class LabelRunConfig(EngineChoice, LabelConfig):
+    """`stepwell label BENCHMARK`: LabelConfig, and the engines that generate the rollouts."""
 
 
 class CompareConfig(Settings):

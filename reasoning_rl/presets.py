@@ -2,8 +2,10 @@
 
 from typing import Any, Literal
 
-Preset = Literal["ppo_max", "ppo_large_batch", "vanilla", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp"]
-CRITIC_FREE = ("grpo", "rloo", "reinforce_pp")
+Preset = Literal[
+    "ppo_max", "ppo_large_batch", "vanilla", "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "vine"
+]
+CRITIC_FREE = ("grpo", "rloo", "reinforce_pp", "vine")
 """Algorithms that go without a critic; each has a preset of its name."""
 
 
@@ -104,5 +106,19 @@ PRESETS: dict[str, dict[str, Any]] = {
         "kl": {"coef": 0.001},
         "group": {"baseline": "none"},
         "update": {"minibatch_size": 128, "learning_rate": 5e-7},
+    },
+    # arXiv 2410.01679 and its authors' configurations: only the outcome is paid, 9 completions a step.
+    "vine": {
+        "algorithm": "vine",
+        "rollout": {
+            "problems_per_iteration": 64,
+            "samples_per_problem": 8,
+            "temperature": 0.6,
+            "top_p": 0.9,
+        },
+        "reward": {"form": "none", "normalise": "off", "clip": None},
+        "kl": {"coef": 1e-4, "place": "loss", "estimator": "k3"},
+        "group": {"vine_samples": 9},
+        "update": {"epochs": 2, "minibatch_size": 64, "learning_rate": 1e-6, "advantage_norm": True},
     },
 }

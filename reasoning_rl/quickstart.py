@@ -309,7 +309,7 @@ def _ppo(run: Quickstart) -> dict[str, Any]:
     settings = ppo_config(run.config)
     from reasoning_rl.commands import PPO_SHOWN
 
-    with Live("ppo", settings.iterations, shown=PPO_SHOWN, console=run.console) as live:
+    with Live("ppo", settings.iterations, shown=PPO_SHOWN, console=run.console, board=True) as live:
         train_ppo(
             settings,
             accelerator=run.accelerator,

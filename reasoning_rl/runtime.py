@@ -80,6 +80,8 @@ def make_accelerator() -> Accelerator:
     backend = "gloo" if request.on_cpu and "LOCAL_RANK" in os.environ else None
     group = InitProcessGroupKwargs(backend=backend, timeout=timeout)
     accelerator = Accelerator(cpu=request.on_cpu and request.engine != "zero", kwargs_handlers=[group])
+    if request.engine == "zero":
+        _make_models_whole(accelerator)
     check(accelerator, request)
     return accelerator
 
@@ -87,8 +89,6 @@ def make_accelerator() -> Accelerator:
 def _prepare_deepspeed(*, on_cpu: bool) -> None:
     if find_spec("deepspeed") is None:
         raise UserError("DeepSpeed was asked for and is not installed: pip install 'stepwell[deepspeed]'")
-    # Otherwise transformers cuts every model up as it is made: a critic could not be made from a policy.
-    os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"
     if on_cpu:
         # Told to run on a CPU, accelerate skips DeepSpeed without a word: only the backend may say so.
         os.environ.pop("ACCELERATE_USE_CPU", None)
@@ -97,6 +97,17 @@ def _prepare_deepspeed(*, on_cpu: bool) -> None:
 
         # gloo does: a kernel of its own would be compiled first, for minutes and with every process waiting.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _make_models_whole(accelerator: Accelerator) -> None:
+    """Hide DeepSpeed's settings from transformers, which would cut every model up as it is made under ZeRO-3.
+
+    A critic could then not be made from a policy, nor a scorer or an implicit PRM score anything.
+    """
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    accelerator.deepspeed_plugin.dschf = None
+    unset_hf_deepspeed_config()
 
 
 def check(accelerator: Accelerator, request: Request) -> None:

@@ -14,11 +14,37 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from data.errors import UserError
 from data.schema import Problem
 from prm.batching import plan_micro_batches
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.prefix_values import PrefixValues, Values
 from reasoning_rl.types import Rollout, Scores, micro_batches
 
 Batch = TypeVar("Batch", Rollout, Scores)
+
+
+def refuse_what_needs_one_process(config: PPOConfig, world: int) -> None:
+    """Raise UserError for settings that several processes cannot share. Call it before a model is loaded."""
+    if world == 1:
+        return
+    rollout, engine = config.rollout, config.rollout.engine
+    faults = []
+    if rollout.problems_per_iteration % world:
+        faults.append(
+            f"rollout.problems_per_iteration {rollout.problems_per_iteration} must be divisible by {world}"
+        )
+    if engine.backend == "vllm":
+        faults.append("rollout.engine.backend vllm is an engine of one process: take vllm-server or hf")
+    if engine.backend == "vllm-server" and engine.url is None:
+        faults.append(
+            "rollout.engine.backend vllm-server would start a server in each: start one with `stepwell "
+            "serve` and set rollout.engine.url"
+        )
+    if config.prm_backend == "vllm":
+        faults.append("prm_backend vllm is an engine of one process: take local")
+    if faults:
+        raise UserError(f"this run has {world} processes\n" + "\n".join(faults))
 
 
 def own_problems(problems: list[Problem], *, rank: int, world: int) -> list[Problem]:
@@ -46,7 +72,9 @@ def join(parts: list[Batch], num_problems: int) -> Batch:
     batch: dict[str, Any] = {}
     for field in fields(parts[0]):
         values = [getattr(part, field.name) for part in parts]
-        if isinstance(values[0], list):
+        if values[0] is None:
+            batch[field.name] = None
+        elif isinstance(values[0], list):
             rows = [row for value in values for row in value]
             batch[field.name] = [rows[i] for i in _order(len(rows), len(parts), num_problems)]
         else:
@@ -77,6 +105,28 @@ def shares(lengths: Tensor, max_tokens: int, *, rank: int, world: int) -> Iterat
     plan = plan_micro_batches(range(len(lengths)), lengths.tolist(), max_tokens, rank=rank, world=world)
     for rows in plan:
         yield (torch.tensor(rows), True) if rows else (lengths.argmin()[None], False)
+
+
+def estimate_together(
+    values: PrefixValues, rollout: Rollout, outcomes: Tensor, accelerator: Any = None
+) -> Values:
+    """Return what `values.estimate` does, of a rollout that all processes hold; each completes a share."""
+    if accelerator is None or accelerator.num_processes == 1:
+        return values.estimate(rollout, outcomes)
+    place = {text: i for i, text in enumerate(dict.fromkeys(p.text for p in rollout.problems))}
+    owner = torch.tensor([place[p.text] for p in rollout.problems]) % accelerator.num_processes
+    own = (owner == accelerator.process_index).nonzero().squeeze(1)
+    after = torch.zeros(rollout.step_mask.shape)
+    start = torch.zeros(len(outcomes))
+    tokens = 0
+    if len(own):
+        after[own], start[own], tokens = values.estimate(rollout.select(own), outcomes[own])
+    # What is not of this process is 0 here.
+    found = torch.cat([after.flatten(), start]).double()
+    found = torch.cat([found, torch.tensor([tokens], dtype=torch.float64)]).to(accelerator.device)
+    found = accelerator.reduce(found, "sum").cpu()
+    after = found[: after.numel()].reshape(after.shape).float()
+    return after, found[after.numel() : -1].float(), int(found[-1])
 
 
 def _order(num_rows: int, world: int, num_problems: int) -> list[int]:

@@ -62,8 +62,15 @@ class Scores:
 
     step_scores: Tensor  # (B, S) f32 in [0, 1]; 0 where not scored
     scored: Tensor  # (B, S) bool, False where the step did not fit the scorer's context
-    outcomes: Tensor  # (B,) f32, 1 correct, 0 otherwise
+    outcomes: Tensor  # (B,) f32, 1 correct, else 0 or the grader's partial credit
     judged: Tensor  # (B,) bool, False = the grader could not tell
+    start_scores: Tensor | None = None  # (B,) a prover's value of the problem; None where steps have a PRM's
+    token_rewards: Tensor | None = None  # (B, T) of an implicit PRM, None without one
+
+    def numbers(self) -> dict[str, Tensor]:
+        """What rewards are made of: the tensors that must be finite."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: x for name, x in named.items() if x is not None and x.dtype != torch.bool}
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class Experience:
     ref_logprobs: Tensor | None = None  # (B, T), for a KL penalty in the loss
     old_values: Tensor | None = None  # (B, T), in the critic's (normalised) units
     returns: Tensor | None = None  # (B, T), in the critic's (normalised) units
+    weights: Tensor | None = None  # (B, T), of each token in the policy loss; None: 1 (rollout/mismatch.py)
 
     def select(self, rows: Tensor) -> Self:
         """The given rows, cut to their longest length: padding that no row needs is not computed on."""

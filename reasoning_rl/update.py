@@ -132,6 +132,8 @@ def _policy_loss(
     sums: dict[str, Tensor],
 ) -> Tensor:
     update, kl = learner.config.update, learner.config.kl
+    if micro.weights is not None:
+        weights = weights * micro.weights
     logprobs, entropies = learner.actor(
         micro.input_ids,
         micro.action_mask,

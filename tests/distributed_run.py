@@ -1,4 +1,4 @@
-"""Ten PPO updates and one SFT pass on recorded rollouts; every process runs it, under any engine.
+"""Ten PPO updates on recorded rollouts, one SFT pass, two whole loops; every process runs it, any engine.
 
     torchrun --nproc-per-node 2 tests/distributed_run.py OUTPUT_DIR
 
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from distributed_loop import COURSES, follow
 from rl_world import OracleScorer, tiny_policy, world
 
 from data.schema import Sampling, Verdict
@@ -112,7 +113,8 @@ def main(output_dir: Path) -> None:
         learner.refresh_policy()
         learner.update_reference()
         learner.kl.update(metrics["policy/kl_per_response"], 8)
-        rows.append(metrics | rollout_metrics(rollout, scores, totals) | {"kl/coef": learner.kl.coef})
+        metrics |= rollout_metrics(rollout, scores, totals, config.reward)
+        rows.append(metrics | {"kl/coef": learner.kl.coef})
         if iteration == 5:  # the second half runs on what a checkpoint held
             save_together(output_dir, iteration, learner.parts(), accelerator=accelerator)
             learner = new_learner(tiny_policy(tokenizer, seed=4, hidden=16))
@@ -131,7 +133,10 @@ def main(output_dir: Path) -> None:
         run_dir=output_dir / "sft",
         log=log,
     )
+    loops = {course: Log() for course in COURSES}
+    weights = {course: follow(course, output_dir / course, accelerator, log) for course, log in loops.items()}
     numbers = {
+        **{course: log.rows for course, log in loops.items()},
         "engine": running_engine(accelerator),
         "ppo": [{k: float(v) for k, v in row.items()} for row in rows],
         "moments": learner.moments.state_dict(),
@@ -143,6 +148,8 @@ def main(output_dir: Path) -> None:
         save_model(output_dir / "ppo", learner.policy, tokenizer)
         save_model(output_dir / "sft_model", sft, tokenizer)
         torch.save({k: v.clone() for k, v in states["critic"].items()}, output_dir / "critic.pt")
+        for course, state in weights.items():
+            torch.save(state, output_dir / f"{course}.pt")
         (output_dir / "numbers.json").write_text(json.dumps(numbers), encoding="utf-8")
     accelerator.wait_for_everyone()
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from data.errors import UserError, did_you_mean
-from data.files import read_jsonl, write_atomically
+from data.files import append_jsonl, cut_torn_line, read_jsonl, write_atomically
 from data.settings import Settings, read_yaml
 
 
@@ -165,3 +165,23 @@ def test_a_file_that_cannot_be_written_is_named_and_the_old_one_kept(tmp_path):
         f"{path}: cannot write (Is a directory); the old file is kept"
     )
     assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_rows_are_appended_and_a_torn_last_line_is_cut_off(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_jsonl(path, [{"id": 1}])
+    append_jsonl(path, [{"id": 2}, {"id": 3}])
+    whole = path.read_bytes()
+    cut_torn_line(path)
+    assert path.read_bytes() == whole and [row["id"] for _, row in read_jsonl(path)] == [1, 2, 3]
+    path.write_bytes(whole + b'{"id": 4')
+    cut_torn_line(path)
+    assert path.read_bytes() == whole
+    path.write_bytes(b'{"id"')
+    cut_torn_line(path)
+    assert path.read_bytes() == b""
+
+
+def test_rows_that_do_not_fit_are_an_error_and_what_stood_there_stays():
+    with pytest.raises(UserError, match="/dev/full: cannot write .*what is recorded is kept"):
+        append_jsonl("/dev/full", [{"id": 1}])

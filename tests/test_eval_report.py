@@ -34,7 +34,7 @@ def write_evaluation(folder, right, settings=None, problems=PROBLEMS):
             {
                 "id": p.id,
                 "sample": 0,
-                "response": p.solution if ok else "Ann has 1 <b>\n#### 0",
+                "response": p.solution if ok else "Ann has 1 <b>\n<script>alert(1)</script>\n#### 0",
                 "verdict": "correct" if ok else "wrong",
                 "reason": "",
                 "num_tokens": 7,
@@ -230,6 +230,7 @@ def test_the_command_writes_one_page_that_needs_nothing_else(tmp_path, capsys) -
     assert page.count("data:image/png;base64,") == len(names)
     assert not re.search(r"https?:|<script|<link|src=\"(?!data:)", page)
     assert "Ann has 1 &lt;b&gt;" in page and "Ann has 1 <b>" not in page
+    assert "&lt;script&gt;alert(1)" in page  # a model's markup is shown, not run
     checker = Checker()
     checker.feed(page)
     assert len(set(checker.ids)) == len(checker.ids) > 8
@@ -245,6 +246,12 @@ def test_a_page_survives_text_that_no_file_can_hold(tmp_path) -> None:
     write_run(tmp_path / "a", [False] * 12)
     shown = write_report(tmp_path / "out", read_runs([tmp_path / "a"]), show=lambda samples: "\ud800")
     assert "?" in shown.read_text(encoding="utf-8")
+
+
+def test_the_page_says_what_kept_programs_in(tmp_path) -> None:
+    write_evaluation(tmp_path / "a" / "humaneval", [True] * 12, {"isolation": "landlock"})
+    page = write_report(tmp_path / "out", read_runs([tmp_path / "a"]), show=lambda samples: "")
+    assert "Programs of humaneval ran at isolation level landlock" in page.read_text()
 
 
 def test_cells_are_escaped() -> None:

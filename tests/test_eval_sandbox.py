@@ -230,6 +230,9 @@ def test_scripts_are_judged_by_their_output(namespaces):
     assert status(double, [("4", "8"), ("5", "11")]) == "failed"
     assert status("import sys\nprint(sys.stdin.buffer.read().decode()[::-1])", [("abc", "cba")]) == "passed"
     assert status("import sys\nprint(open(0).read())\nsys.exit()", [("abc", "abc")]) == "passed"
+    for leave in ("exit", "quit"):  # of the module site, which the sandbox does not run
+        assert status(f"print(input())\n{leave}()\nprint(1)", [("abc", "abc")]) == "passed"
+        assert status(f"print(input())\n{leave}(3)", [("abc", "abc")]) == "error"
     assert status("if __name__ == '__main__':\n    print(0.1 + 0.2)", [("", "0.3")]) == "passed"
     assert status("print(1)\nraise SystemExit(3)", [("", "1")]) == "error"
     assert status("print(1)\n1 / 0", [("", "1")]) == "error"

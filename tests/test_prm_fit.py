@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from data.errors import UserError
-from prm.batching import cut_by_tokens, plan_micro_batches
 from prm.fit import FitConfig, fit, iterate_batches, lr_factor, make_optimizer, num_updates, run_update
 from prm.fit import _Loss as LossModule
 from prm.sharding import prepare
@@ -204,31 +203,6 @@ def test_every_epoch_shows_each_example_once_and_batches_run_on():
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert list(iterate_batches(FitConfig(epochs=3, batch_size=4, seed=1), 10)) != batches
-
-
-def test_micro_batches_stay_within_the_padded_budget():
-    lengths = [9, 2, 3, 8, 3, 1]
-    # By falling length 9 | 8 | 3 3 2 | 1: two rows of width 9 are 18 > 12, four of width 3 are 12.
-    plan = plan_micro_batches(range(6), lengths, 12)
-    assert [[lengths[row] for row in micro] for micro in plan] == [[9], [8], [3, 3, 2, 1]]
-    assert cut_by_tokens([0], lengths, 4) == [[0]]
-
-
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_share_a_batch_with_equal_numbers_of_micro_batches(world):
-    lengths = [40, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
-    plans = [plan_micro_batches(range(12), lengths, 40, rank=rank, world=world) for rank in range(world)]
-    assert len({len(plan) for plan in plans}) == 1
-    assert sorted(row for plan in plans for micro in plan for row in micro) == list(range(12))
-    assert all(micro for plan in plans for micro in plan)
-
-
-@pytest.mark.parametrize("count", [1, 3, 5])
-def test_an_odd_last_batch_leaves_no_row_out(count):
-    lengths = [9, 8, 7, 6, 5]
-    plans = [plan_micro_batches(range(count), lengths, 16, rank=rank, world=2) for rank in range(2)]
-    assert len({len(plan) for plan in plans}) == 1
-    assert sorted(row for plan in plans for micro in plan for row in micro) == list(range(count))
 
 
 def test_only_matrices_are_decayed():

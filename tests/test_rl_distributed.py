@@ -76,17 +76,19 @@ def test_two_processes_give_the_numbers_and_weights_of_one(engine, single, tmp_p
     assert one["moments"]["squares"] > 0, "rewards must differ, or their moments prove nothing"
     assert other["moments"] == pytest.approx(one["moments"], abs=1e-5)
     assert other["value_norm"] == pytest.approx(one["value_norm"], abs=1e-4)
-    for stage in ("ppo", "sft"):
+    for stage in ("ppo", "sft", "process", "vine"):
         assert len(other[stage]) == len(one[stage])
         for mine, its in zip(one[stage], other[stage], strict=True):
             assert its == pytest.approx(mine, rel=1e-4, abs=1e-4)
+    assert {"implicit/loss", "rollout/value_tokens", "alarm/gap"} <= one["process"][-1].keys()
     for name in ("ppo", "sft_model"):
         # A plain folder, whatever engine it comes from.
         AutoModelForCausalLM.from_pretrained(tmp_path / name)
         mine, its = (load_file(run / name / "model.safetensors") for run in (folder, tmp_path))
         assert_close(mine, its)
-    mine, its = (torch.load(run / "critic.pt", weights_only=True) for run in (folder, tmp_path))
-    assert_close(mine, its)
+    for name in ("critic", "process", "vine"):
+        mine, its = (torch.load(run / f"{name}.pt", weights_only=True) for run in (folder, tmp_path))
+        assert_close(mine, its)
 
 
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:

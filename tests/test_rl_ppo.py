@@ -65,7 +65,7 @@ def test_the_first_minibatch_has_ratio_one_and_kl_zero(tmp_path) -> None:
     assert stats["policy/approx_kl"] == pytest.approx(0.0, abs=1e-6)
     assert stats["policy/clipfrac"] == 0
     assert metrics["policy/kl_per_response"] == pytest.approx(0.0, abs=1e-5)
-    assert metrics["policy/behaviour_mismatch"] < 1e-4
+    assert metrics["rollout/mismatch_max"] < 1e-4
 
 
 @pytest.mark.parametrize("budget", [100, 700, 100_000])

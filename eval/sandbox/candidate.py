@@ -15,6 +15,7 @@ type name and text) or "l" (call the judge's function: number and arguments, ans
     true   o                  is it true?
 """
 
+import builtins
 import contextlib
 import io
 import os
@@ -159,6 +160,7 @@ def take(values: Any) -> list[Any]:
 
 def run_session(channel: socket.socket) -> NoReturn:
     """Serve the judge, then end without running the program's exit handlers."""
+    _define_exit()
     with contextlib.suppress(wire.Closed):
         Session(channel).serve()
     os._exit(0)
@@ -174,6 +176,7 @@ def run_script(channel: socket.socket) -> NoReturn:
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     sys.argv = ["program.py"]
+    _define_exit()
     code = 0
     try:
         exec(compile(request["program"], "<program>", "exec"), module.__dict__)
@@ -186,6 +189,15 @@ def run_script(channel: socket.socket) -> NoReturn:
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(code & 255)
+
+
+def _define_exit() -> None:
+    """Contest programs end with exit() or quit(), which the module site defines; it is not run here."""
+
+    def leave(code: Any = None) -> NoReturn:
+        raise SystemExit(code)
+
+    builtins.exit = builtins.quit = leave  # type: ignore[assignment]
 
 
 def _text_file(descriptor: int) -> io.TextIOWrapper:

@@ -1,12 +1,14 @@
 """The process that holds the tests and judges: warm, trusted, and never in reach of a program.
 
-    python -c "...; from eval.sandbox.judge import main; main()" CLIENT ZYGOTE
+    python -c "...; from eval.sandbox.judge import main; main()" CLIENT ZYGOTE [FOLDER ...]
 
-Two socket numbers: the client's requests come in on one, programs are started through the other. A request is
+Two socket numbers: the client's requests come in on one, programs are started through the other. The folders
+hold packages that tests import. A request is
 a marshalled tuple (kind, fields); a reply is JSON {"status", "reason"}. One request at a time. It judges in
 this very process: tests are trusted, and what comes back from programs is plain values.
 """
 
+import ast
 import contextlib
 import importlib
 import json
@@ -23,7 +25,7 @@ from functools import partial
 from typing import Any
 
 from eval.sandbox import names, wire
-from eval.sandbox.compare import is_root, same_items, same_value
+from eval.sandbox.compare import is_root, same_as_reference, same_items, same_truth, same_value
 from eval.sandbox.remote import Ended, NotPlain, OutOfTime, Program, Raised, Remote
 from eval.sandbox.scripts import judge_stdio
 from eval.sandbox.verdict import FAULT
@@ -37,6 +39,7 @@ Outcome = tuple[str, str]
 
 def main() -> None:
     client, zygote = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
+    sys.path += sys.argv[3:]  # last: tests may import numpy, the standard library is not to be shadowed
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for name in names.TRUSTED_MODULES:
@@ -54,12 +57,14 @@ def main() -> None:
         while True:
             kind, fields = marshal.loads(wire.receive(client, longest=wire.MAX_TRUSTED_FRAME))
             ground = Ground(zygote, fields.pop("timeout_s"), fields.pop("memory_mb"))
+            ground.is_counting = fields.pop("count", False)
             try:
                 status, reason = kinds[kind](ground, **fields)
             finally:
                 ends = ground.end()
             status, reason = _with_end(status, reason, ends)
-            reply = json.dumps({"status": status, "reason": reason}).encode()
+            answer = {"status": status, "reason": reason, "num_passed": ground.num_passed}
+            reply = json.dumps(answer).encode()
             wire.send(client, reply, longest=wire.MAX_TRUSTED_FRAME)
 
 
@@ -72,6 +77,9 @@ class Ground:
         self.memory_mb = memory_mb
         self.deadline = time.monotonic() + timeout_s
         self.channels: list[socket.socket] = []
+        self.is_counting = False
+        """Go on behind a test that does not hold, to count those that do."""
+        self.num_passed = 0
 
     def start(self, mode: str, standard: tuple[int, ...] = ()) -> socket.socket:
         """Start a process for a program and return the channel to it; `standard`: its input and output."""
@@ -114,12 +122,43 @@ def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has
     namespace: dict[str, Any] = {"__name__": "test", entry_point: candidate}
     if missing:
         namespace |= _borrow(ground, running, program, entry_point, missing)
-    try:
-        exec(code, namespace)
-        if has_check and not callable(namespace.get("check")):
+    if ground.is_counting and not has_check:
+        return _count_asserts(ground, running, test, namespace)
+    outcome = _run_test(ground, running, code, namespace)
+    if has_check and not outcome:
+        if not callable(namespace.get("check")):
             return "error", f"{FAULT}the test defines no function check(candidate)"
-        if has_check:
-            namespace["check"](candidate)
+        outcome = _run_test(ground, running, code, namespace, lambda: namespace["check"](candidate))
+    return outcome or _stopped(running) or ("passed", "")
+
+
+def _count_asserts(ground: Ground, running: Program, test: str, namespace: dict[str, Any]) -> Outcome:
+    """Run the test's statements one by one, on behind an assert that fails; the first outcome that is none
+    of passing is the outcome, as without counting."""
+    failed: Outcome | None = None
+    for statement in ast.parse(test).body:
+        code = compile(ast.Module([statement], []), "<test>", "exec")
+        outcome = _run_test(ground, running, code, namespace)
+        failed = failed or outcome
+        if outcome and (running.over or not isinstance(statement, ast.Assert)):
+            break
+        ground.num_passed += isinstance(statement, ast.Assert) and not outcome
+    return failed or _stopped(running) or ("passed", "")
+
+
+def _run_test(
+    ground: Ground,
+    running: Program,
+    code: Any,
+    namespace: dict[str, Any],
+    run: Callable[[], Any] | None = None,
+) -> Outcome | None:
+    """Run the code of a test, or `run`, which it defined; the outcome where that is not to pass."""
+    try:
+        if run:
+            run()
+        else:
+            exec(code, namespace)
     except AssertionError as error:
         return _stopped(running) or ("failed", _text("assertion", error, code))
     except OutOfTime:
@@ -135,7 +174,7 @@ def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has
         if running.raised and str(error) == running.raised[1]:
             return "error", ": ".join(running.raised)
         return "failed", _text(type(error).__name__, error, code)
-    return _stopped(running) or ("passed", "")
+    return None
 
 
 def _borrow(
@@ -171,33 +210,46 @@ def judge_calls(
     tolerance: float,
     sequences: Any,
     compare: Any,
+    call_timeout_s: float | None,
 ) -> Outcome:
-    """Arguments and expected values."""
+    """Arguments and, of each call, the values that are right."""
     running = ground.program()
     outcome = _load(running, program, entry_point)
     if outcome:
         return outcome
-    is_right = is_constant = True
-    constant: Any = {"or_true": True, "or_zero": 0}.get(compare)
-    for number, (arguments, wanted) in enumerate(zip(calls, expected, strict=True), 1):
-        got = _call(ground, running, entry_point, arguments, by_truth=compare == "truth")
+    failed: Outcome | None = None
+    for number, (arguments, right) in enumerate(zip(calls, expected, strict=True), 1):
+        if call_timeout_s is not None:
+            running.deadline = min(ground.deadline, time.monotonic() + call_timeout_s)
+        limit_s = call_timeout_s or ground.timeout_s
+        got = _call(running, entry_point, arguments, by_truth=compare == "truth", limit_s=limit_s)
         if isinstance(got, Failure):
-            return got.status, f"call {number}: {got.reason}"
-        match compare:
-            case "set":
-                same = same_items(got, wanted)
-            case "truth":
-                same = (got is None) == (wanted is None)
-            case "root":
-                is_same = same_value(got, wanted, tolerance=tolerance)
-                same = is_same or is_root(arguments[0], got, tolerance)
-            case _:
-                same = same_value(got, wanted, tolerance=tolerance, sequences=sequences)
-        is_right &= same
-        is_constant &= constant is not None and same_value(got, constant)
-        if not (is_right or is_constant):
-            return "failed", f"call {number}: got {_short(got)}, expected {_short(wanted)}"
-    return "passed", ""
+            failed = failed or (got.status, f"call {number}: {got.reason}")
+            if not ground.is_counting or running.over:
+                return failed
+            continue
+
+        def is_right(wanted: Any, arguments: Any = arguments, got: Any = got) -> bool:
+            match compare:
+                case "reference":
+                    return same_as_reference(got, wanted, atol=tolerance)
+                case "set":
+                    return same_items(got, wanted)
+                case "truth":
+                    return same_truth(got, wanted)
+                case "root":
+                    return is_root(arguments[0], got, tolerance)
+                case "any":
+                    return True
+            return same_value(got, wanted, tolerance=tolerance, sequences=sequences)
+
+        if any(map(is_right, right)):
+            ground.num_passed += 1
+            continue
+        failed = failed or ("failed", f"call {number}: got {_short(got)}, expected {_short(right[0])}")
+        if not ground.is_counting:
+            return failed
+    return failed or ("passed", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +260,7 @@ class Failure:
     reason: str
 
 
-def _call(ground: Ground, running: Program, entry_point: str, arguments: Any, *, by_truth: bool) -> Any:
+def _call(running: Program, entry_point: str, arguments: Any, *, by_truth: bool, limit_s: float) -> Any:
     """The value of a call or a Failure; `by_truth`: True for an object, say a regular expression's match."""
     try:
         value = running.call(entry_point, tuple(arguments), {})
@@ -216,7 +268,7 @@ def _call(ground: Ground, running: Program, entry_point: str, arguments: Any, *,
             return True if by_truth else Failure("failed", f"{value!r} is no plain value")
         return value
     except OutOfTime:
-        return Failure("timeout", _time_up(ground))
+        return Failure("timeout", f"no result within {limit_s:g} s")
     except Ended as error:
         return Failure("error", str(error))
     except Exception as error:  # noqa: BLE001 - whatever the program raised
@@ -225,18 +277,19 @@ def _call(ground: Ground, running: Program, entry_point: str, arguments: Any, *,
 
 
 def compute_values(ground: Ground, *, program: str, entry_point: str, calls: list[Any]) -> tuple[str, Any]:
-    """The values of a trusted reference: ("values", their wire form) or what went wrong."""
+    """The values of a trusted reference: ("values", [wire form, seconds] of each) or what went wrong."""
     running = ground.program()
     outcome = _load(running, program, entry_point)
     if outcome:
         return outcome
     values = []
     for number, arguments in enumerate(calls, 1):
-        got = _call(ground, running, entry_point, arguments, by_truth=True)
+        started = time.monotonic()
+        got = _call(running, entry_point, arguments, by_truth=True, limit_s=ground.timeout_s)
         if isinstance(got, Failure):
             return got.status, f"call {number}: {got.reason}"
         try:
-            values.append(wire.encode(got))
+            values.append([wire.encode(got), time.monotonic() - started])
         except wire.WireError as error:
             return "error", f"call {number}: {error}"
     return "values", values

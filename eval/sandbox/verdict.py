@@ -39,6 +39,9 @@ class CodeVerdict:
     """Wall clock, from the request to the end of everything the program started."""
     isolation: str = "unsandboxed"
     """What kept the program in, as `str(Isolation)`."""
+    num_passed: int = 0
+    """Calls, cases or asserts that held; of all where the request counts them, else of those before the first
+    that did not."""
 
     @property
     def is_fault(self) -> bool:

@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel
 from data.errors import UserError
 from data.schema import Sample, Sampling
 from data.steps import decode
+from reasoning_rl.rollout.samples import check_tokenizer, encode_prompts, make_sample
 
 
 class HFGenerator:
@@ -25,11 +26,7 @@ class HFGenerator:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, *, max_batch: int = 256, seed: int = 0
     ) -> None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                "the policy's tokenizer has no end-of-sequence token, so no answer could ever end; "
-                "set tokenizer.eos_token and save it again"
-            )
+        check_tokenizer(tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch = max_batch
@@ -52,7 +49,7 @@ class HFGenerator:
             return []
         if sampling.seed is not None:
             self.random.manual_seed(sampling.seed)
-        encoded = self._encode(prompts)
+        encoded = encode_prompts(self.tokenizer, prompts)
         self._check_room(encoded)
         order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
         samples: list[list[Sample]] = [[] for _ in prompts]
@@ -66,17 +63,14 @@ class HFGenerator:
                     drawn = self._decode([encoded[i] for i in rows], sampling)
                     for k, (token_ids, logprobs) in enumerate(drawn):
                         i = rows[k // sampling.n]
-                        samples[i].append(self._finish(encoded[i], token_ids, logprobs, sampling))
+                        samples[i].append(
+                            make_sample(
+                                self.tokenizer, encoded[i], token_ids, logprobs, sampling, self.version
+                            )
+                        )
         finally:
             self.model.train(was_training)
         return samples
-
-    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids with one BOS where the tokenizer has any (a chat template writes its own), and no EOS."""
-        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token_id
-        own = bool(bos) and all(prompt.startswith(bos) for prompt in prompts)
-        encoded = self.tokenizer(list(prompts), add_special_tokens=not own)["input_ids"]
-        return [ids[:-1] if len(ids) > 1 and ids[-1] == eos else ids for ids in encoded]
 
     def _check_room(self, encoded: list[list[int]]) -> None:
         context = getattr(self.model.config, "max_position_embeddings", None)
@@ -86,8 +80,6 @@ class HFGenerator:
                     f"prompt {i} has {len(ids)} tokens but the model's context is {context}; "
                     "shorten it or use a model with a longer context"
                 )
-            if not ids:
-                raise UserError(f"prompt {i} is empty: there is nothing to continue")
 
     def _decode(self, prompts: list[list[int]], sampling: Sampling) -> list[tuple[list[int], list[float]]]:
         """Return (token ids, logprobs) of n continuations of each prompt, a prompt's samples side by side."""
@@ -155,21 +147,6 @@ class HFGenerator:
                     text = decode(self.tokenizer, tokens[index, : t + 1].tolist())
                     ended[row] = any(stop in text for stop in sampling.stop)
         return ended
-
-    def _finish(
-        self, prompt_ids: list[int], token_ids: list[int], logprobs: list[float], sampling: Sampling
-    ) -> Sample:
-        text = decode(self.tokenizer, token_ids)
-        stops = [text.find(stop) for stop in sampling.stop if stop in text]
-        ended = bool(stops) or token_ids[-1] == self.tokenizer.eos_token_id
-        return Sample(
-            prompt_ids=tuple(prompt_ids),
-            token_ids=tuple(token_ids),
-            logprobs=tuple(logprobs),
-            text=text[: min(stops)] if stops else text,
-            finish_reason="stop" if ended else "length",
-            version=self.version,
-        )
 
 
 def draw(logits: Tensor, sampling: Sampling, random: torch.Generator) -> tuple[Tensor, Tensor]:
