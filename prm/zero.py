@@ -16,10 +16,12 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor, nn
 
-from prm.sharding import Cut
+from prm.sharding import Cut, Trained
 
 
 class _SkippingAdamW(torch.optim.AdamW):
@@ -63,6 +65,13 @@ class DeepSpeed(Cut):
         self.optimizer.skip = False
         return float(self.wrapped.get_global_grad_norm())
 
+    def follow(self, leader: Trained, eta: float) -> None:
+        super().follow(leader, eta)
+        # ZeRO-3 keeps small parameters whole between forwards, and would not see what became of their parts.
+        for parameter in self.parameters.values():
+            if hasattr(parameter, "ds_id"):
+                parameter.partition()
+
     def _whole(self, parameter: nn.Parameter) -> Tensor:
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             return parameter.detach().clone()
@@ -80,8 +89,20 @@ class DeepSpeed(Cut):
             [parameter], modifier_rank=0, enabled=hasattr(parameter, "ds_id")
         ):
             parameter.data.copy_(value)
-        if parameter.requires_grad:
+        if parameter.requires_grad and hasattr(parameter, "ds_id"):
+            safe_set_local_fp32_param(parameter, self._part(parameter, value.float()))
+        elif parameter.requires_grad:
             safe_set_full_fp32_param(parameter, value.float())
+
+    def _part(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
+        """What ZeRO-3 keeps of a whole tensor here: the last parts are filled up with zeros.
+
+        DeepSpeed's calls for whole tensors forget to, and fail where a parameter does not divide evenly.
+        """
+        size = parameter.ds_tensor.ds_numel
+        flat = value.flatten()
+        flat = nn.functional.pad(flat, (0, size * self.accelerator.num_processes - flat.numel()))
+        return flat.narrow(0, size * self.accelerator.process_index, size)
 
     def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         steps = [state["step"] for state in self.optimizer.state.values() if "step" in state]
@@ -117,7 +138,11 @@ class DeepSpeed(Cut):
         for name, values in states.items():
             for key in ("exp_avg", "exp_avg_sq"):
                 value = values[key].to(self.accelerator.device)
-                safe_set_full_optimizer_state(self.parameters[name], value, key)
+                parameter = self.parameters[name]
+                if hasattr(parameter, "ds_id"):
+                    safe_set_local_optimizer_state(parameter, self._part(parameter, value), key)
+                else:
+                    safe_set_full_optimizer_state(parameter, value, key)
 
 
 def deepspeed_config(accelerator: Any, *, max_grad_norm: float = 0.0) -> dict[str, Any]:
