@@ -282,6 +282,11 @@ class _FSDP2(Cut):
     def _local(self, parameter: nn.Parameter) -> Tensor:
         return parameter.to_local()
 
+    def follow(self, leader: Trained, eta: float) -> None:
+        super().follow(leader, eta)
+        # What lies outside the layers stays whole after a forward that no backward follows.
+        self.wrapped.reshard()
+
     def _set(self, parameter: nn.Parameter, value: Tensor) -> None:
         with torch.no_grad():
             parameter.copy_(self._cut(parameter, value))
