@@ -208,7 +208,7 @@ def run_update(
     accelerator = trained.accelerator
     device = accelerator.device
     mine = [micro for micro in batch if micro is not None]
-    local = torch.tensor([sum(float(objective.count(micro)) for micro in mine)], device=device)
+    local = torch.tensor([float(sum(objective.count(micro) for micro in mine))], device=device)
     count = float(accelerator.reduce(local, "sum"))
     assert count > 0, "a batch without supervision reached the loop"
     # Engines average gradients over the processes, the count is already global.

@@ -116,7 +116,7 @@ def _run(
         learner=learner,
         tokenizer=tokenizer,
         problems=problems,
-        generator=_parrot(tokenizer, problems),
+        generator=parrot(tokenizer, problems),
         render=lambda text: f"{text}\n",
         scorer=None,
         grader=oracle_grader,
@@ -132,7 +132,7 @@ def _run(
 
 def _signals(config: PPOConfig, policy: Any, tokenizer: Any, problems: Any, accelerator: Any) -> Signals:
     sampling = Sampling(max_new_tokens=64, n=config.reward.prover.samples)
-    completer = Completer(_parrot(tokenizer, problems), oracle_grader, lambda text: f"{text}\n", sampling)
+    completer = Completer(parrot(tokenizer, problems), oracle_grader, lambda text: f"{text}\n", sampling)
     implicit = OnlineImplicitPRM(
         new_implicit(policy, beta=config.reward.implicit.beta),
         config.reward.implicit,
@@ -143,5 +143,5 @@ def _signals(config: PPOConfig, policy: Any, tokenizer: Any, problems: Any, acce
     return Signals(values, implicit, accelerator)
 
 
-def _parrot(tokenizer: Any, problems: Any) -> Parrot:
+def parrot(tokenizer: Any, problems: Any) -> Parrot:
     return Parrot(tokenizer, {p.text: p.solution for p in problems})

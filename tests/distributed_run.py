@@ -1,4 +1,4 @@
-"""Ten PPO updates on recorded rollouts, one SFT pass, two whole loops; every process runs it, any engine.
+"""Ten PPO updates on recorded rollouts, one SFT pass, whole loops, pairs; every process runs it, any engine.
 
     torchrun --nproc-per-node 2 tests/distributed_run.py OUTPUT_DIR
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from distributed_loop import COURSES, follow
+from distributed_preferences import learn
 from rl_world import OracleScorer, tiny_policy, world
 
 from data.schema import Sampling, Verdict
@@ -135,7 +136,9 @@ def main(output_dir: Path) -> None:
     )
     loops = {course: Log() for course in COURSES}
     weights = {course: follow(course, output_dir / course, accelerator, log) for course, log in loops.items()}
+    learned, weights["preferences"] = learn(output_dir, accelerator, Log)
     numbers = {
+        **learned,
         **{course: log.rows for course, log in loops.items()},
         "engine": running_engine(accelerator),
         "ppo": [{k: float(v) for k, v in row.items()} for row in rows],

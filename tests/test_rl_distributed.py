@@ -76,7 +76,7 @@ def test_two_processes_give_the_numbers_and_weights_of_one(engine, single, tmp_p
     assert one["moments"]["squares"] > 0, "rewards must differ, or their moments prove nothing"
     assert other["moments"] == pytest.approx(one["moments"], abs=1e-5)
     assert other["value_norm"] == pytest.approx(one["value_norm"], abs=1e-4)
-    for stage in ("ppo", "sft", "process", "vine"):
+    for stage in ("ppo", "sft", "process", "vine", "dpo", "rm", "rft"):
         assert len(other[stage]) == len(one[stage])
         for mine, its in zip(one[stage], other[stage], strict=True):
             assert its == pytest.approx(mine, rel=1e-4, abs=1e-4)
@@ -86,7 +86,7 @@ def test_two_processes_give_the_numbers_and_weights_of_one(engine, single, tmp_p
         AutoModelForCausalLM.from_pretrained(tmp_path / name)
         mine, its = (load_file(run / name / "model.safetensors") for run in (folder, tmp_path))
         assert_close(mine, its)
-    for name in ("critic", "process", "vine"):
+    for name in ("critic", "process", "vine", "preferences"):
         mine, its = (torch.load(run / f"{name}.pt", weights_only=True) for run in (folder, tmp_path))
         assert_close(mine, its)
 
