@@ -1,6 +1,6 @@
 """Ten PPO updates on recorded rollouts, one SFT pass, whole loops, pairs; every process runs it, any engine.
 
-    torchrun --nproc-per-node 2 tests/distributed_run.py OUTPUT_DIR
+    torchrun --nproc-per-node 2 tests/distributed_run.py OUTPUT_DIR          # or by distributed_launch.py
 
 Rollouts are replayed, so that engines can be compared number by number. On the way a checkpoint is saved and
 continued. Writes numbers.json, the critic's weights and two model folders.

@@ -1,15 +1,18 @@
 """Several processes against one, with real collectives (gloo): the same losses, weights, moments and counts.
 
-Each engine is one launch of tests/distributed_run.py: ten PPO updates, a checkpoint in their middle, an odd
-last SFT batch.
+Each engine runs tests/distributed_run.py once: ten PPO updates with a checkpoint in their middle, an odd last
+SFT batch, whole loops with provers, PRIME and VinePPO, learning from pairs and by rejection.
 """
 
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,51 +30,47 @@ ENVIRONMENT = {
     **{k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "FSDP_"))},
     "PYTHONPATH": str(ROOT),
     "STEPWELL_DEVICE": "cpu",
+    "CUDA_VISIBLE_DEVICES": "",
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }
-ENGINES = {
-    "ddp": {},
-    "zero2": {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_CONFIG_FILE": "configs/deepspeed/zero2.json",
-    },
-    "zero3": {
-        "ACCELERATE_USE_DEEPSPEED": "true",
-        "ACCELERATE_DEEPSPEED_CONFIG_FILE": "configs/deepspeed/zero3.json",
-    },
-    "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
-}
-
-
-def launch(output_dir: Path, engine: str | None = None) -> dict:
-    """Run the script on one process, or on two under an engine; return what it wrote."""
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    child = subprocess.run(
-        [*(two if engine else [sys.executable]), "tests/distributed_run.py", str(output_dir)],
-        env=ENVIRONMENT | (ENGINES[engine] | {"STEPWELL_ENGINE": engine} if engine else {}),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert child.returncode == 0, child.stderr[-3000:]
-    return json.loads((output_dir / "numbers.json").read_text())
+Launch = Callable[[str], tuple[Path, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory) -> tuple[Path, dict]:
-    folder = tmp_path_factory.mktemp("one")
-    return folder, launch(folder)
+def launch(tmp_path_factory) -> Iterator[Launch]:
+    """A function that runs the script once under an engine; it returns the folder and the numbers."""
+    folder = tmp_path_factory.mktemp("engines")
+    child = subprocess.Popen(
+        [sys.executable, "tests/distributed_launch.py"],
+        env=ENVIRONMENT,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    @cache
+    def run(engine: str) -> tuple[Path, dict[str, Any]]:
+        own = folder / engine
+        child.stdin.write(f"{engine} {own}\n")
+        child.stdin.flush()
+        said = child.stdout.readline().strip()
+        assert said == "0", (own / "stderr").read_text()[-3000:] if own.exists() else said
+        return own, json.loads((own / "numbers.json").read_text())
+
+    yield run
+    child.stdin.close()
+    child.terminate()
+    child.wait()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ENGINES)
-def test_two_processes_give_the_numbers_and_weights_of_one(engine, single, tmp_path) -> None:
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3", "fsdp2"])
+def test_two_processes_give_the_numbers_and_weights_of_one(engine, launch) -> None:
     if engine.startswith("zero") and find_spec("deepspeed") is None:
         pytest.skip("needs DeepSpeed")
-    folder, one = single
-    other = launch(tmp_path, engine)
+    (folder, one), (there, other) = launch("one"), launch(engine)
     assert other["engine"] == engine
     assert one["moments"]["squares"] > 0, "rewards must differ, or their moments prove nothing"
     assert other["moments"] == pytest.approx(one["moments"], abs=1e-5)
@@ -83,11 +82,11 @@ def test_two_processes_give_the_numbers_and_weights_of_one(engine, single, tmp_p
     assert {"implicit/loss", "rollout/value_tokens", "alarm/gap"} <= one["process"][-1].keys()
     for name in ("ppo", "sft_model"):
         # A plain folder, whatever engine it comes from.
-        AutoModelForCausalLM.from_pretrained(tmp_path / name)
-        mine, its = (load_file(run / name / "model.safetensors") for run in (folder, tmp_path))
+        AutoModelForCausalLM.from_pretrained(there / name)
+        mine, its = (load_file(run / name / "model.safetensors") for run in (folder, there))
         assert_close(mine, its)
     for name in ("critic", "process", "vine", "preferences"):
-        mine, its = (torch.load(run / f"{name}.pt", weights_only=True) for run in (folder, tmp_path))
+        mine, its = (torch.load(run / f"{name}.pt", weights_only=True) for run in (folder, there))
         assert_close(mine, its)
 
 

@@ -1,0 +1,75 @@
+"""Starts tests/distributed_run.py on one process or several, once for every line it reads: "ENGINE FOLDER".
+
+Everything is imported once and then forked: imports would be half of what the launches take. Answers every
+line with one, the exit code; what the processes wrote to stderr is FOLDER/stderr.
+"""
+
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+
+import distributed_run
+
+NUM_PROCESSES = 2
+DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
+ENGINES = {
+    "one": {},
+    "ddp": {},
+    "zero2": {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "configs/deepspeed/zero2.json"},
+    "zero3": {**DEEPSPEED, "ACCELERATE_DEEPSPEED_CONFIG_FILE": "configs/deepspeed/zero3.json"},
+    "fsdp2": {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"},
+}
+
+
+def launch(engine: str, folder: Path) -> int:
+    """Run one engine to the end; return 0 or the first exit code that is not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = ENGINES[engine] | {"STEPWELL_ENGINE": engine}
+    world = 1 if engine == "one" else NUM_PROCESSES
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    if world > 1:  # what torchrun sets
+        size = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+        environment |= size | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    children = []
+    for rank in range(world):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}
+        child = os.fork()
+        if child == 0:
+            _run(folder, environment | own)
+        children.append(child)
+    code = 0
+    while children:
+        child, status = os.wait()
+        children.remove(child)
+        if status and not code:
+            code = os.waitstatus_to_exitcode(status)
+            for other in children:  # it would wait for the one that is gone
+                os.kill(other, signal.SIGKILL)
+    return code
+
+
+def _run(folder: Path, environment: dict[str, str]) -> None:
+    """What a forked process does; it never returns."""
+    code = 1
+    try:
+        os.dup2(os.open(folder / "stderr", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+        os.dup2(2, 1)
+        os.environ.update(environment)
+        distributed_run.main(folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        engine, _, folder = line.strip().partition(" ")
+        print(launch(engine, Path(folder)), flush=True)
