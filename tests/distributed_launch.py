@@ -4,14 +4,22 @@ Everything is imported once and then forked: imports would be half of what the l
 line with one, the exit code; what the processes wrote to stderr is FOLDER/stderr.
 """
 
+import gc
 import os
 import signal
 import socket
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 
 import distributed_run
+import torch.distributed.fsdp  # noqa: F401
+import transformers.models.qwen2.modeling_qwen2  # noqa: F401
+
+if find_spec("deepspeed"):
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    import prm.zero  # noqa: F401
 
 NUM_PROCESSES = 2
 DEEPSPEED = {"ACCELERATE_USE_DEEPSPEED": "true"}
@@ -70,6 +78,7 @@ def _run(folder: Path, environment: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # DeepSpeed collects garbage for every engine, and would look through all that was imported
     for line in sys.stdin:
         engine, _, folder = line.strip().partition(" ")
         print(launch(engine, Path(folder)), flush=True)
