@@ -38,14 +38,16 @@ IMPORT_SECONDS = 20.0
 """Time for all packages to import, a few seconds unless the machine is busy; later ones are not checked."""
 HEAVY = ("torch", "transformers", "accelerate", "datasets")
 _IMPORT = """
-import importlib, json, sys
+import importlib, json, os, sys
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)  # some packages talk to standard output while they are imported
 for name in sys.argv[1:]:
     try:
         importlib.import_module(name)
         fault = ""
     except BaseException as error:
         fault = f"does not import: {type(error).__name__}: {error}".splitlines()[0][:200]
-    print("\\n" + json.dumps([name, fault]), flush=True)
+    print(json.dumps([name, fault]), file=answers, flush=True)
     if name == "torch" and not fault:
         import torch
         devices = []
@@ -54,7 +56,7 @@ for name in sys.argv[1:]:
             devices = [f"{one.name} ({one.total_memory / 2**30:.0f} GiB)" for one in found]
         elif torch.backends.mps.is_available():
             devices = ["Apple GPU (mps)"]
-        print(json.dumps(["devices", devices or ["cpu"]]), flush=True)
+        print(json.dumps(["devices", devices or ["cpu"]]), file=answers, flush=True)
 """
 
 
@@ -212,7 +214,7 @@ def _start_imports(names: list[str]) -> Callable[[], tuple[dict[str, str], list[
         child.kill()
         code = child.wait()
         reader.join(1.0)
-        said = dict(json.loads(line) for line in lines if line.startswith("["))
+        said = dict(json.loads(line) for line in lines)
         devices = said.pop("devices", ["unknown"])
         silent = [name for name in names if name not in said]
         if silent and not timed_out:

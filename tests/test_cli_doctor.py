@@ -52,12 +52,16 @@ def test_a_missing_extra_breaks_nothing(found):
 
 
 def test_imports_that_fail_crash_or_hang_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "talks.py").write_text("print('[12:00:00] a package at work')")
     (tmp_path / "raises.py").write_text("raise ImportError('no such symbol')")
-    (tmp_path / "crashes.py").write_text("import os; print('noise'); os._exit(7)")
+    (tmp_path / "crashes.py").write_text("import os; print('[noise]'); os._exit(7)")
     (tmp_path / "hangs.py").write_text("import time; time.sleep(600)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    faults, _ = _start_imports(["json", "raises", "crashes", "never"])()
-    assert faults["json"] == "" and faults["raises"] == "does not import: ImportError: no such symbol"
+    faults, _ = _start_imports(["json", "talks", "raises", "crashes", "never"])()
+    assert (
+        faults["json"] == faults["talks"] == ""
+        and faults["raises"] == "does not import: ImportError: no such symbol"
+    )
     assert "code 7" in faults["crashes"] and "never" not in faults
     monkeypatch.setattr(commands_doctor, "IMPORT_SECONDS", 3.0)
     faults, _ = _start_imports(["json", "hangs"])()

@@ -66,6 +66,8 @@ class ServerProcess:
         self.process: subprocess.Popen[bytes] | None = None
         atexit.register(self.stop)
         self.log = Path(tempfile.mkstemp(prefix="stepwell-serve-", suffix=".log")[1])
+        self.log_start = 0
+        """Where the present process began to write."""
 
     @property
     def url(self) -> str:
@@ -91,6 +93,7 @@ class ServerProcess:
             *("--disable-log-stats", "--disable-uvicorn-access-log"),
             *flags(arguments),
         ]
+        self.log_start = self.log.stat().st_size
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -103,7 +106,8 @@ class ServerProcess:
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 self.process = None
-                raise start_error(self.log.read_text(errors="replace"), self.model)
+                said = self.log.read_bytes()[self.log_start :].decode(errors="replace")
+                raise start_error(said, self.model)
             with contextlib.suppress(requests.RequestException):
                 if requests.get(f"{self.url}/health", timeout=5).ok:
                     return

@@ -179,9 +179,6 @@ class VLLMServerGenerator:
                 return
             if self.restarts >= patience:
                 raise UserError(f"the server at {self.http.url} dies again and again ({cause})") from cause
-            if self.process is not None and not self.process.is_running():
-                self.process.stop()
-                self.process.start()
             self._wait_until_up(cause)
             if self.pushed is not None and self.http.weight_version() != self.pushed:
                 self.sync.send_again(self.version)
@@ -190,11 +187,17 @@ class VLLMServerGenerator:
 
     def _wait_until_up(self, cause: Exception) -> None:
         deadline = time.monotonic() + self.config.timeout_s
+        started = False
         while time.monotonic() < deadline:
             if self.http.is_healthy():
                 return
+            # Its connections break a moment before a killed server counts as dead: look every time.
             if self.process is not None and not self.process.is_running():
-                self.process.wait_ready()  # says why it died
+                if started:
+                    self.process.wait_ready()  # says why it died
+                self.process.stop()
+                self.process.start()
+                started = True
             time.sleep(0.2)
         raise UserError(
             f"the server at {self.http.url} did not come back within {self.config.timeout_s:g} s ({cause}); "
