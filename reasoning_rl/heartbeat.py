@@ -112,7 +112,7 @@ def watched(accelerator: Any) -> Iterator[None]:
         raise
     except Exception as error:
         # A collective that fails does not say who left it; the heartbeats do, a little later.
-        deadline = time.monotonic() + 1.5 * patience
+        deadline = time.monotonic() + 2 * patience
         while heartbeat.gone is None and heartbeat.is_alive() and time.monotonic() < deadline:
             time.sleep(patience / 50)
         if heartbeat.gone is not None:

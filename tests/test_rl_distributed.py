@@ -34,12 +34,13 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+Start = Callable[[str], tuple[Path, int]]
 Launch = Callable[[str], tuple[Path, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def launch(tmp_path_factory) -> Iterator[Launch]:
-    """A function that runs the script once under an engine; it returns the folder and the numbers."""
+def start(tmp_path_factory) -> Iterator[Start]:
+    """A function that starts processes once (distributed_launch.py); it returns the folder and exit code."""
     folder = tmp_path_factory.mktemp("engines")
     child = subprocess.Popen(
         [sys.executable, "tests/distributed_launch.py"],
@@ -50,19 +51,38 @@ def launch(tmp_path_factory) -> Iterator[Launch]:
         text=True,
     )
 
-    @cache
-    def run(engine: str) -> tuple[Path, dict[str, Any]]:
-        own = folder / engine
-        child.stdin.write(f"{engine} {own}\n")
+    def run(name: str) -> tuple[Path, int]:
+        own = folder / name
+        child.stdin.write(f"{name} {own}\n")
         child.stdin.flush()
-        said = child.stdout.readline().strip()
-        assert said == "0", (own / "stderr").read_text()[-3000:] if own.exists() else said
-        return own, json.loads((own / "numbers.json").read_text())
+        return own, int(child.stdout.readline())
 
     yield run
     child.stdin.close()
     child.terminate()
     child.wait()
+
+
+@pytest.fixture(scope="module")
+def launch(start: Start) -> Launch:
+    """A function that runs the script once under an engine; it returns the folder and the numbers."""
+
+    @cache
+    def run(engine: str) -> tuple[Path, dict[str, Any]]:
+        folder, code = start(engine)
+        assert code == 0, (folder / "stderr").read_text()[-3000:]
+        return folder, json.loads((folder / "numbers.json").read_text())
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "silent"])
+def test_the_others_stop_and_name_the_process_that_is_gone(how, start) -> None:
+    folder, code = start(how)
+    said = (folder / "stderr").read_text()
+    assert code in (2, 75), said
+    assert "process 1 of 2 on" in said and "--resume continues" in said, said
 
 
 @pytest.mark.slow
