@@ -1,11 +1,18 @@
-"""The one exception a user's mistake raises; the command line prints its text and exits with code 2."""
+"""What ends a run with a sentence instead of a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A mistake in the user's input. The text says what, where and how to mend it, in one or two lines."""
+    """A mistake in the user's input. The text says what, where and how to mend it, in one or two lines.
+
+    The command line prints it and exits with code 2.
+    """
+
+
+class Stopped(Exception):
+    """A run was told to stop and saved first; the command line prints its text and exits with code 143."""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:

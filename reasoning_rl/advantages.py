@@ -24,7 +24,9 @@ from reasoning_rl.learner import Learner
 from reasoning_rl.prefix_values import PrefixValues
 from reasoning_rl.rollout.mismatch import correct_mismatch, mismatch_metrics
 from reasoning_rl.shaping import place_on_tokens
-from reasoning_rl.types import Experience, Rollout, Scores, micro_batches
+from reasoning_rl.shares import estimate_together, shares
+from reasoning_rl.types import Experience, Rollout, Scores
+from reasoning_rl.update import require_finite
 from reasoning_rl.vine import vine_of
 
 
@@ -67,12 +69,12 @@ def make_experience(
             rewards, values, mask, gamma=config.gamma, lam=critic_lam, bootstrap_values=bootstrap
         )
     metrics |= {
-        "critic/explained_variance": float(explained_variance(values, returns, mask, reduce=learner.reduce)),
-        "critic/value": masked_mean(learner, values, mask),
-        "critic/return": masked_mean(learner, returns, mask),
+        "critic/explained_variance": float(explained_variance(values, returns, mask)),
+        "critic/value": masked_mean(values, mask),
+        "critic/return": masked_mean(returns, mask),
     }
     if learner.config.critic.value_norm:
-        learner.value_norm.update(returns[mask], reduce=learner.reduce)
+        learner.value_norm.update(returns[mask])
         returns = learner.value_norm.normalise(returns) * mask
     experience, corrected = _experience(learner, rollout, said, advantages)
     return replace(experience, old_values=said.values, returns=returns), metrics | corrected
@@ -104,7 +106,8 @@ def make_group_experience(
         _, outcomes = step_and_outcome_rewards(
             rollout, scores, config.reward, max_new_tokens=config.rollout.max_new_tokens
         )
-        advantages, spent = vine_of(rollout, scores, rewards, outcomes, values, config)
+        found = estimate_together(values, rollout, scores.outcomes, learner.accelerator)
+        advantages, spent = vine_of(rollout, rewards, outcomes, found, config)
         metrics |= spent
     else:
         assert config.algorithm == "reinforce_pp", config.algorithm
@@ -113,13 +116,11 @@ def make_group_experience(
             mask,
             baseline=config.group.baseline,
             gamma=config.update.gamma,
-            reduce=learner.reduce,
             **group,
         )
     outcomes = scores.outcomes.reshape(-1, config.rollout.samples_per_problem)
     agree = (outcomes == outcomes[:, :1]).all(1)
-    sums = learner.reduce(torch.stack([agree.sum(), torch.tensor(len(agree))]).double())
-    metrics["group/agree"] = float(sums[0] / sums[1])
+    metrics["group/agree"] = agree.double().mean().item()
     experience, corrected = _experience(learner, rollout, said, advantages)
     return experience, metrics | corrected
 
@@ -151,7 +152,7 @@ def _penalised(
     kl = kl_estimate(said.logprobs, said.ref_logprobs, kl_config.estimator) * mask
     if kl_config.place == "reward":
         rewards = rewards - learner.kl.coef * kl
-    return rewards * mask, _policy_monitors(learner, rollout, said.logprobs, kl, said.entropies)
+    return rewards * mask, _policy_monitors(rollout, said.logprobs, kl, said.entropies)
 
 
 def _experience(
@@ -162,11 +163,11 @@ def _experience(
     config, mask = learner.config.update, rollout.action_mask
     counted = mask & rollout.complete[:, None] if config.truncated == "mask" else mask
     if config.advantage_norm:
-        advantages = whiten(advantages, counted, reduce=learner.reduce)
+        advantages = whiten(advantages, counted)
     if config.advantage_clip is not None:
         advantages = advantages.clamp(-config.advantage_clip, config.advantage_clip)
     weights, metrics = correct_mismatch(
-        said.logprobs, rollout.behaviour_logprobs, mask, learner.config.rollout, reduce=learner.reduce
+        said.logprobs, rollout.behaviour_logprobs, mask, learner.config.rollout
     )
     experience = Experience(
         input_ids=rollout.input_ids,
@@ -182,23 +183,21 @@ def _experience(
 
 
 def _policy_monitors(
-    learner: Learner, rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
+    rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
 ) -> dict[str, float]:
-    """Monitors of the policy, and of the sampler's distance from it, over all processes."""
+    """Monitors of the policy, and of the sampler's distance from it."""
     mask = rollout.action_mask
-    sums = torch.stack([kl.sum(), torch.tensor(float(len(rollout.lengths)))]).double()
-    kl_sum, num_responses = learner.reduce(sums).tolist()
     return {
-        "policy/kl_per_response": kl_sum / num_responses,
-        "policy/entropy": masked_mean(learner, entropies, mask),
-        "policy/perplexity": math.exp(-masked_mean(learner, old_logprobs, mask)),
-        **mismatch_metrics(old_logprobs, rollout.behaviour_logprobs, mask, reduce=learner.reduce),
+        "policy/kl_per_response": kl.sum().item() / len(rollout.lengths),
+        "policy/entropy": masked_mean(entropies, mask),
+        "policy/perplexity": math.exp(-masked_mean(old_logprobs, mask)),
+        **mismatch_metrics(old_logprobs, rollout.behaviour_logprobs, mask),
     }
 
 
-def masked_mean(learner: Learner, values: Tensor, mask: Tensor) -> float:
-    """Mean over the masked tokens of all processes; 0 where there are none."""
-    mean, _, _ = masked_moments(values, mask, reduce=learner.reduce)
+def masked_mean(values: Tensor, mask: Tensor) -> float:
+    """Mean over the masked tokens; 0 where there are none."""
+    mean, _, _ = masked_moments(values, mask)
     return float(mean)
 
 
@@ -207,21 +206,29 @@ def forward_rollout(learner: Learner, rollout: Rollout) -> Forward:
     """Run actor, reference and critic (where there is one) once over a rollout.
 
     Row groups of similar length, within the token budget: nothing is computed on padding that can be avoided.
+    Every process computes its share and gets all. Raises NonFinite before any statistic has seen NaN.
     """
     config, device = learner.config, learner.accelerator.device
     shape = rollout.input_ids.shape
     said = Forward(*(torch.zeros(shape) for _ in range(4)), final_values=torch.zeros(shape[0]))
-    for rows in micro_batches(rollout.lengths, config.update.micro_batch_tokens):
+    place = {"rank": learner.accelerator.process_index, "world": learner.world}
+    for rows, counts in shares(rollout.lengths, config.update.micro_batch_tokens, **place):
         width = int(rollout.lengths[rows].max())
         input_ids = rollout.input_ids[rows, :width].to(device)
         mask = rollout.action_mask[rows, :width].to(device)
         temperature = config.rollout.temperature
         logprobs, entropies = learner.actor(input_ids, mask, temperature=temperature, with_entropy=True)
         ref_logprobs, _ = learner.reference(input_ids, mask, temperature=temperature)
+        if learner.critic is not None:
+            values, final = learner.critic(input_ids, mask, rollout.lengths[rows].to(device))
+        if not counts:
+            continue
         said.logprobs[rows, :width] = logprobs.cpu()
         said.entropies[rows, :width] = entropies.cpu()
         said.ref_logprobs[rows, :width] = ref_logprobs.cpu()
         if learner.critic is not None:
-            values, final = learner.critic(input_ids, mask, rollout.lengths[rows].to(device))
             said.values[rows, :width], said.final_values[rows] = values.cpu(), final.cpu()
+    if learner.world > 1:  # the others' rows are 0 here
+        said = Forward(**{name: learner.reduce(plane) for name, plane in vars(said).items()})
+    require_finite(**vars(said))
     return said

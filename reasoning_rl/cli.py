@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import UserError, did_you_mean
+from data.errors import Stopped, UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,9 @@ class Verb:
     """Where the names are that its first word may be, each "module:mapping"."""
 
 
+DETERMINISTIC = "take kernels with a deterministic form only (slower on GPUs); a CPU repeats itself anyway"
+SHARED = ("sft", "prm", "rm", "dpo", "dpo-iter", "rft", "ppo")
+"""Verbs that several processes of a launcher can share."""
 FLAGS = {
     "fresh": "delete what an earlier run left in the output folder, and start anew",
     "json": "print one JSON object instead of a table",
@@ -49,13 +52,16 @@ def load(where: str) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 2 for a user's mistake, with 130 when interrupted."""
+    """Run the command line; exits with 0, 2 for a user's mistake, 130 interrupted, 143 told to stop."""
     words = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(words)
     except UserError as error:
         sys.stderr.write(f"stepwell: {error}\n")
         sys.exit(2)
+    except Stopped as stop:
+        sys.stderr.write(f"stepwell: {stop}\n")
+        sys.exit(143)  # 128 + SIGTERM, as a process that the signal ended
     except OSError as error:
         if error.filename is None:
             raise
@@ -83,6 +89,14 @@ def _dispatch(words: list[str]) -> None:
     if "-h" in rest or "--help" in rest:
         sys.stdout.write(verb_help(name))
         return
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1" and "LOCAL_RANK" in os.environ and name not in SHARED:
+        raise UserError(
+            f"{name} is for one process and the launcher started {world}: start it without the launcher"
+        )
+    if "--deterministic" in rest:
+        rest.remove("--deterministic")
+        os.environ["STEPWELL_DETERMINISTIC"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle OpenMP threads that spin cost a busy machine many times the work they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -118,6 +132,7 @@ def verb_help(name: str) -> str:
         "  --config FILE",
         "      YAML file of the options below; options on the command line win over it",
     ]
+    lines += ["  --deterministic", f"      {DETERMINISTIC}"] if "resume" in verb.flags else []
     for flag in verb.flags:
         lines += [f"  --{flag}", f"      {FLAGS[flag]}"]
     lists = [describe(load(verb.settings))]
@@ -204,6 +219,13 @@ VERBS: dict[str, Verb] = {
         "reasoning_rl.commands:run_ppo_command",
         "stepwell ppo --config configs/quickstart.yaml --kl.coef 0.05",
         ("resume",),
+    ),
+    "plan": Verb(
+        "look",
+        "memory and communication of a PPO run on each GPU, and which config to take",
+        "reasoning_rl.plan_config:PlanConfig",
+        "reasoning_rl.commands_plan:run_plan",
+        "stepwell plan --model-size 7b --gpus 8",
     ),
     "serve": Verb(
         "train",

@@ -1,6 +1,5 @@
 """What each verb of the command line does: read settings, build, run under a live view, say what came out."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -19,9 +18,11 @@ from reasoning_rl.eval_config import (
     PRMEvalConfig,
     QuickstartConfig,
 )
+from reasoning_rl.heartbeat import watched
 from reasoning_rl.live import Live, grid_text, table_text
 from reasoning_rl.options import parse, several_values
 from reasoning_rl.prm_eval import evaluate_prm
+from reasoning_rl.runtime import make_accelerator
 from reasoning_rl.telemetry import RunLog, read_metrics
 
 TERMINAL_LIMIT = 10
@@ -44,11 +45,6 @@ class QuietLog:
 
     def rewind(self, iteration: int) -> None:
         return
-
-
-def make_accelerator() -> Accelerator:
-    """One device or the processes that `accelerate launch` started."""
-    return Accelerator(cpu=os.environ.get("STEPWELL_DEVICE") == "cpu")
 
 
 def run_sft(args: list[str]) -> None:
@@ -341,9 +337,10 @@ def _with_live_log(
 ) -> Path:
     """Train under a live view on the main process, silently on the others."""
     if not accelerator.is_main_process:
-        return train(QuietLog())
+        with watched(accelerator):
+            return train(QuietLog())
     is_recorded = False
-    with Live(title, total, shown=shown, board=title == "ppo") as live:
+    with Live(title, total, shown=shown, board=title == "ppo") as live, watched(accelerator):
 
         def watch(iteration: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_recorded

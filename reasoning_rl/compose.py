@@ -43,6 +43,7 @@ from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rollout.make import make_generator
 from reasoning_rl.rollout.pool import EngineChoice, open_generator
 from reasoning_rl.sft import encode_pairs
+from reasoning_rl.shares import refuse_what_needs_one_process
 
 VALIDATION_SEED = 1_000_003
 ENGINE_ROWS = 1024
@@ -55,6 +56,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     Raises UserError for anything the settings name that cannot be used, before training starts.
     """
     refuse_used_folder(config.output_dir, resume=resume)
+    refuse_what_needs_one_process(config, accelerator.num_processes)
     name = config.problems_format or config.problems
     if name not in BENCHMARKS and config.problems_format is None and Path(name).exists():
         raise UserError(
@@ -79,16 +81,20 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     reward_model = None
     if config.reward_model is not None:
         reward_model = ResponseRewardModel.load(config.reward_model, device=accelerator.device)
+    engine = config.rollout.engine
+    # Before the learner: its engine may change the policy's number format in place.
+    signals = make_signals(config, policy, tokenizer, make_grader(name), accelerator)
     learner = Learner(
         config,
         accelerator,
         policy=policy,
         reference=reference,
         critic=_critic(config, policy, tokenizer, scorer),
+        samples_here=engine.backend == "hf" or engine.sync != "files",
     )
     world, rank = accelerator.num_processes, accelerator.process_index
     generator = make_generator(
-        config.rollout.engine,
+        engine,
         path=config.policy,
         tokenizer=tokenizer,
         model=learner.policy,
@@ -111,7 +117,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             log=log,
             validate=_validation(config, held_out, grader, tokenizer, reward_model),
             demonstrations=_demonstrations(config, tokenizer, accelerator),
-            signals=make_signals(config, policy, tokenizer, make_grader(name), accelerator),
+            signals=signals,
             reward_model=reward_model,
             resume=resume,
         )
@@ -230,10 +236,12 @@ def _demonstrations(config: PPOConfig, tokenizer: Any, accelerator: Accelerator)
     if config.demonstrations is None:
         return None
     encoded = encode_pairs(tokenizer, read_sft(config.demonstrations))
-    world, rank = accelerator.num_processes, accelerator.process_index
-    return Demonstrations(
-        encoded, batch_size=config.update.minibatch_size // world, seed=config.seed * world + rank
-    )
+    if config.update.minibatch_size < accelerator.num_processes:
+        raise UserError(
+            f"update.minibatch_size {config.update.minibatch_size} gives {accelerator.num_processes} "
+            "processes less than one demonstration each; raise it"
+        )
+    return Demonstrations(encoded, batch_size=config.update.minibatch_size, seed=config.seed)
 
 
 def check_isolation(*, allow_unsandboxed: bool) -> str:

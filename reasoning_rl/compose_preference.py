@@ -11,6 +11,7 @@ from data.protocols import MetricLog, ResponseScorer, StepScorer
 from data.schema import Problem
 from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader
 from eval.metrics import ece, wilson_interval
+from prm.fit import check_fit
 from prm.model import load_tokenizer
 from reasoning_rl.compose import _problems, _validation, check_isolation, load_step_scorer
 from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
@@ -81,7 +82,7 @@ def _softplus(x: float) -> float:
 
 
 def _run(
-    config: RoundsConfig,
+    config: RFTConfig | DPOIterConfig,
     learn: Learn,
     start: Callable[[int, str], str],
     accelerator: Any,
@@ -97,6 +98,7 @@ def _run(
         )
     if get_benchmark(name).judges == "program":
         check_isolation(allow_unsandboxed=False)
+    check_fit(config.fit, config.fit.batch_size, accelerator.num_processes)
     problems, held_out = _problems(config, name, config.problems if config.problems_format else None)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(

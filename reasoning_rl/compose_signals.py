@@ -33,7 +33,7 @@ def make_signals(
             accelerator,
             micro_batch_tokens=config.update.micro_batch_tokens,
         )
-    return Signals(prover, implicit)
+    return Signals(prover, implicit, accelerator)
 
 
 def _prover(config: PPOConfig, grader: Grader, accelerator: Accelerator) -> PrefixValues:

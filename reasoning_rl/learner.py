@@ -1,5 +1,7 @@
 """What a PPO run trains and carries along: models, optimisers, running statistics; checkpoints hold all."""
 
+import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prm.sharding import compute_dtype, cuts_parameters, prepare
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.models import Actor, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
@@ -40,7 +43,9 @@ class Learner:
         policy: PreTrainedModel,
         reference: PreTrainedModel,
         critic: PreTrainedModel | None,
+        samples_here: bool = True,
     ) -> None:
+        """samples_here: off where an engine outside samples; a whole copy then stays in host memory."""
         self.config = config
         self.accelerator = accelerator
         self.world = accelerator.num_processes
@@ -49,17 +54,25 @@ class Learner:
             # Dropout would make the first ratio differ from 1 and the values inconsistent.
             if model is not None:
                 disable_dropout(model)
-        self.policy = policy.to(device)
-        self.reference = Actor(reference.to(device)).eval().requires_grad_(False)
-        self.actor, self.actor_optimizer = accelerator.prepare(
-            Actor(policy), _adamw(policy, config.update.learning_rate, config)
-        )
-        self.critic_model, self.critic, self.critic_optimizer = critic, None, None
+        # Where weights are cut up, nothing can be sampled from or exported: a whole copy follows the actor.
+        self._follows = cuts_parameters(accelerator)
+        trained = copy.deepcopy(policy).to(device) if self._follows else policy
+        self.policy = policy.to(device) if samples_here or not self._follows else policy
+        frozen = Actor(reference.to(device)).eval().requires_grad_(False)
+        if config.reference_ema == 0:  # an average moves by less than bf16 can tell
+            frozen.to(compute_dtype(accelerator))
+        self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
+        options = {
+            "accelerator": accelerator,
+            "max_grad_norm": config.update.max_grad_norm or math.inf,
+        }
+        optimizer = _adamw(trained, config.update.learning_rate, config)
+        self.actor = prepare(Actor(trained), optimizer, owner=trained, **options)
+        self.critic_model, self.critic = critic, None
         if critic is not None:
             self.critic_model = critic.to(device)
-            self.critic, self.critic_optimizer = accelerator.prepare(
-                Critic(critic), _adamw(critic, config.critic.learning_rate, config)
-            )
+            optimizer = _adamw(critic, config.critic.learning_rate, config)
+            self.critic = prepare(Critic(critic), optimizer, owner=critic, **options)
         self.moments = RunningMoments()
         self.value_norm = ValueNormalizer()
         kl = config.kl
@@ -69,16 +82,16 @@ class Learner:
     def parts(self) -> dict[str, Any]:
         """Everything with state, for checkpoints. A frozen reference too: its folder may be gone."""
         parts = {
-            "policy": self.policy,
-            "reference": self.reference,
-            "actor_optimizer": self.actor_optimizer,
+            "policy": self.actor.weights,
+            "reference": self.reference.weights,
+            "actor_optimizer": self.actor.moments,
             "moments": self.moments,
             "kl": self.kl,
             "skips": self.skips,
         }
         if self.critic is None:
             return parts
-        critic = {"critic": self.critic_model, "critic_optimizer": self.critic_optimizer}
+        critic = {"critic": self.critic.weights, "critic_optimizer": self.critic.moments}
         return parts | critic | {"value_norm": self.value_norm}
 
     def reduce(self, tensor: Tensor) -> Tensor:
@@ -95,20 +108,25 @@ class Learner:
         factor = min(1.0, iteration / (update.warmup_iterations + 1))
         if update.schedule == "linear":
             factor *= 1.0 - 0.9 * (iteration - 1) / max(1, self.config.iterations - 1)
-        for optimizer, rate in (
-            (self.actor_optimizer, update.learning_rate),
-            (self.critic_optimizer, self.config.critic.learning_rate),
+        for trained, rate in (
+            (self.actor, update.learning_rate),
+            (self.critic, self.config.critic.learning_rate),
         ):
-            for group in optimizer.param_groups if optimizer is not None else ():
+            for group in trained.optimizer.param_groups if trained is not None else ():
                 group["lr"] = rate * factor
 
-    @torch.no_grad()
     def update_reference(self) -> None:
         """reference <- (1 - eta) reference + eta actor (arXiv 2404.10719, section 5)."""
-        eta = self.config.reference_ema
-        if eta > 0:
-            for old, new in zip(self.reference.model.parameters(), self.policy.parameters(), strict=True):
-                old.lerp_(new.to(old.dtype), eta)
+        if self.config.reference_ema > 0:
+            self.reference.follow(self.actor, self.config.reference_ema)
+
+    @torch.no_grad()
+    def refresh_policy(self) -> None:
+        """Bring the whole copy of the policy up to date, where there is one. Call it on every process."""
+        if self._follows:
+            values = self.actor.whole_parameters()
+            for whole, (_, value) in zip(self.policy.parameters(), values, strict=True):
+                whole.copy_(value)
 
 
 def _adamw(model: nn.Module, learning_rate: float, config: PPOConfig) -> torch.optim.AdamW:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
-from data.errors import UserError
+from data.errors import Stopped
 from data.machine import peak_rss_mb
 from data.prompts import get_template
 from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
-from prm.checkpoint import load_latest, refuse_used_folder, rng_state, save_checkpoint
+from prm.checkpoint import load_latest, refuse_used_folder, save_together
+from prm.interrupt import StopSignal
 from prm.labelling.completer import Completer
 from reasoning_rl.advantages import make_experience, make_group_experience
 from reasoning_rl.config import PPOConfig
@@ -39,8 +39,9 @@ from reasoning_rl.prefix_values import PrefixValues
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rollout.pipeline import RolloutPipeline
 from reasoning_rl.sampler import ProblemSampler
+from reasoning_rl.shares import gather, own_problems, refuse_what_needs_one_process, sum_metrics
 from reasoning_rl.signals import Signals
-from reasoning_rl.update import ppo_update
+from reasoning_rl.update import NonFinite, ppo_update, require_finite, skip_iteration
 
 if TYPE_CHECKING:
     from reasoning_rl.ptx import Demonstrations
@@ -71,29 +72,26 @@ def run_ppo(
     demonstrations: what the ptx loss draws from. signals: scores besides the reward model's. reward_model:
     pays the outcome in the grader's place. resume: continue from the newest checkpoint.
     An alarm of the hack gauge ends the run, with a checkpoint, where `hack.action` says so. Raises UserError
-    after five updates in a row without a finite loss or gradient.
+    after five updates in a row without a finite reward, logprob, loss or gradient, and Stopped after
+    SIGTERM, once the running iteration is done and saved.
     """
     accelerator, run_dir = learner.accelerator, Path(config.output_dir)
     world, rank = accelerator.num_processes, accelerator.process_index
     if not resume:
         refuse_used_folder(run_dir)
-    if config.rollout.problems_per_iteration % world or config.update.minibatch_size % world:
-        raise UserError(
-            f"rollout.problems_per_iteration {config.rollout.problems_per_iteration} and minibatch_size "
-            f"{config.update.minibatch_size} must be divisible by the {world} processes"
-        )
+    refuse_what_needs_one_process(config, world)
     generator = generator or HFGenerator(
         learner.policy, tokenizer, max_batch=config.rollout.max_batch, seed=config.seed * world + rank
     )
     sampler = ProblemSampler(problems, config.seed)
-    sampling = _sampling(config)
+    sampling, num_problems = _sampling(config), config.rollout.problems_per_iteration // world
     rollouts = RolloutPipeline(
         generator,
         sampler,
         lambda: sample_rollout(
             config.rollout,
-            config.rollout.problems_per_iteration // world,
-            draw=lambda count: sampler.next(count * world)[rank::world],
+            num_problems,
+            draw=lambda count: own_problems(sampler.next(count * world), rank=rank, world=world),
             collect=lambda problems: collect(
                 generator, tokenizer, problems, sampling, render=render, splitter=config.rollout.splitter
             ),
@@ -101,74 +99,93 @@ def run_ppo(
             largest=learner.largest,
         ),
         max_ahead=config.rollout.engine.max_ahead,
+        accelerator=accelerator,
     )
-    torch.manual_seed(config.seed * world + rank)
-    parts = {**learner.parts(), **rollouts.parts()}
+    torch.manual_seed(config.seed)  # the same on every process: it orders the minibatches
+    signals, gauge = signals or Signals(), HackGauge(config.hack)
+    own = {"generator": rollouts.parts()["generator"], **signals.own_parts()}
+    parts = {**learner.parts(), "sampler": rollouts.parts()["sampler"], **signals.parts(), "gauge": gauge}
     if demonstrations is not None:
         parts["demonstrations"] = demonstrations
-    signals, gauge = signals or Signals(), HackGauge(config.hack)
-    parts |= {**signals.parts(), "gauge": gauge}
     completions = replace(sampling, n=config.group.vine_samples)
     vine = PrefixValues(Completer(generator, grader, render, completions, config.rollout.splitter))
-    done = (load_latest(run_dir, parts, rank=rank) or 0) if resume else 0
+    done = (load_latest(run_dir, parts, rank=rank, world=world, own=own) or 0) if resume else 0
+    learner.refresh_policy()
     log.rewind(done or -1)  # the record of iteration 0 is made anew as well
     rollouts.sync(learner.policy, done)
     if validate and not done and accelerator.is_main_process:
         log(0, validate(generator))
-    for iteration in range(done + 1, config.iterations + 1):
-        clock = _Clock()
-        sampled = rollouts.next(left=config.iterations - iteration)
-        rollout = sampled.rollout
-        clock.lap("generate")
-        graded = sampled.graded
-        if reward_model is not None:
-            graded = reward_responses(reward_model, render, rollout)
-        scores = signals.add(rollout, score_rollout(scorer, grader, rollout, graded))
-        clock.lap("score")
-        pretraining = learner.critic is not None and iteration <= config.critic.pretrain_iterations
-        rewards, totals = task_rewards(
-            rollout,
-            scores,
-            config.reward,
-            learner.moments,
-            learner.reduce,
-            max_new_tokens=config.rollout.max_new_tokens,
-        )
-        if learner.critic is None:
-            experience, metrics = make_group_experience(learner, rollout, scores, rewards, vine)
-        else:
-            experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
-        clock.lap("experience")
-        rollouts.rest()
-        learner.set_learning_rates(iteration)
-        metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
-        clock.lap("update")
-        if not pretraining:  # until then the policy is its reference: nothing to follow or to steer
-            learner.update_reference()
-            learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
-        rollouts.sync(learner.policy, iteration)
-        accelerator.wait_for_everyone()
-        clock.lap("sync")
-        metrics |= signals.learn(rollout, scores)
-        metrics |= rollout_metrics(rollout, scores, totals, config.reward, ngram=config.hack.ngram)
-        metrics |= sampled.metrics | {"kl/coef": learner.kl.coef} | rollouts.metrics(iteration)
-        is_stopped = _heed(gauge, metrics, learner, iteration)
-        if validate and _due(iteration, config.validate_every, config.iterations):
+    with StopSignal(accelerator) as stop:
+        for iteration in range(done + 1, config.iterations + 1):
+            clock = _Clock()
+            sampled = rollouts.next(left=config.iterations - iteration)
+            rollout, graded = sampled.rollout, sampled.graded
+            clock.lap("generate")
+            if reward_model is not None:
+                graded = reward_responses(reward_model, render, rollout)
+            scores = score_rollout(scorer, grader, rollout, graded)
+            rollout, scores = gather(rollout, scores, accelerator, num_problems=num_problems)
+            scores = signals.add(rollout, scores)
+            clock.lap("score")
+            pretraining = learner.critic is not None and iteration <= config.critic.pretrain_iterations
+            learner.set_learning_rates(iteration)
+            try:
+                require_finite(**scores.numbers())
+                rewards, totals = task_rewards(
+                    rollout,
+                    scores,
+                    config.reward,
+                    learner.moments,
+                    max_new_tokens=config.rollout.max_new_tokens,
+                )
+                if learner.critic is None:
+                    experience, metrics = make_group_experience(learner, rollout, scores, rewards, vine)
+                else:
+                    experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
+                clock.lap("experience")
+                rollouts.rest()
+                metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
+                metrics |= signals.learn(rollout, scores)
+            except NonFinite as error:
+                totals, metrics = torch.zeros(len(rollout.lengths)), skip_iteration(learner, error)
+            learner.refresh_policy()
+            clock.lap("update")
+            # While pre-training the policy is its reference: nothing to follow or to steer.
+            if not pretraining and "policy/kl_per_response" in metrics:
+                learner.update_reference()
+                learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
+            rollouts.sync(learner.policy, iteration)
+            clock.lap("sync")
+            metrics |= rollout_metrics(rollout, scores, totals, config.reward, ngram=config.hack.ngram)
+            metrics |= sum_metrics(sampled.metrics, learner)
+            metrics |= {"kl/coef": learner.kl.coef} | rollouts.metrics(iteration)
+            is_stopped = _heed(gauge, metrics, learner, iteration)
+            if validate and _due(iteration, config.validate_every, config.iterations):
+                if accelerator.is_main_process:
+                    metrics |= validate(generator)
+                accelerator.wait_for_everyone()
+                clock.lap("validate")
             if accelerator.is_main_process:
-                metrics |= validate(generator)
-            accelerator.wait_for_everyone()
-            clock.lap("validate")
-        if accelerator.is_main_process:
-            log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
-        if is_stopped or _due(iteration, config.save_every, config.iterations):
-            _save(run_dir, iteration, parts, config, accelerator)
-        if is_stopped:
-            return
+                log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
+            stopping = stop.requested()
+            if stopping or is_stopped or _due(iteration, config.save_every, config.iterations):
+                save_together(
+                    run_dir, iteration, parts, accelerator=accelerator, own=own, keep=config.keep_checkpoints
+                )
+            if is_stopped:
+                return
+            if stopping and iteration < config.iterations:
+                raise Stopped(f"told to stop; iteration {iteration} is saved, --resume continues after it")
 
 
 def _heed(gauge: HackGauge, metrics: dict[str, float], learner: Learner, iteration: int) -> bool:
-    """Show the gauge the metrics and add what it says to them; act on new alarms. True: the run ends."""
+    """Show the gauge the metrics and add what it says to them; act on new alarms. True: the run ends.
+
+    An iteration without an update, for scores or logprobs that are not finite, is not shown.
+    """
     settings = learner.config.hack
+    if "policy/kl_per_response" not in metrics:
+        return False
     alarms, said = gauge.update(over_processes(metrics, learner.reduce))
     metrics |= said
     for alarm in alarms if learner.accelerator.is_main_process else ():
@@ -192,17 +209,6 @@ def _sampling(config: PPOConfig) -> Sampling:
 
 def _due(iteration: int, every: int, last: int) -> bool:
     return iteration == last or (every > 0 and iteration % every == 0)
-
-
-def _save(
-    run_dir: Path, iteration: int, parts: Mapping[str, Any], config: PPOConfig, accelerator: Accelerator
-) -> None:
-    from accelerate.utils import gather_object
-
-    states = gather_object([rng_state()])
-    if accelerator.is_main_process:
-        save_checkpoint(run_dir, iteration, parts, keep=config.keep_checkpoints, rng_states=states)
-    accelerator.wait_for_everyone()
 
 
 class _Clock:

@@ -19,6 +19,8 @@ from prm.labelling.completer import Completer, Estimate, Prefix
 from reasoning_rl.types import Rollout
 
 Query = tuple[Problem, Prefix]
+Values = tuple[Tensor, Tensor, int]
+"""Values (B, S) after each step, values (B,) of the problems, tokens drawn for them."""
 
 
 @dataclass
@@ -28,7 +30,7 @@ class PrefixValues:
     completer: Completer
     best_of: int = 1
 
-    def estimate(self, rollout: Rollout, outcomes: Tensor) -> tuple[Tensor, Tensor, int]:
+    def estimate(self, rollout: Rollout, outcomes: Tensor) -> Values:
         """Return (values (B, S) after each step, 0 off the steps; values (B,) of the problems; tokens drawn).
 
         outcomes (B,): 1 right, 0 wrong. After a response's last step there is nothing to complete: its value

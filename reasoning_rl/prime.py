@@ -5,10 +5,12 @@
 
 The reward model is a language model phi with a frozen reference (`prm/implicit.py`), both on the policy's
 tokens: r_t = beta log(phi(token) / ref(token)). It drifts with the policy, which no fixed PRM can, and costs
-a second training of the policy's size. B rollouts, T tokens. arXiv:2502.01456.
+a second training of the policy's size. Every process holds it whole, and the whole batch; forwards and
+gradients are shared out. B rollouts, T tokens. arXiv:2502.01456.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +22,8 @@ from prm.losses import implicit_cross_entropy
 from reasoning_rl.group import returns_to_go
 from reasoning_rl.models import disable_dropout
 from reasoning_rl.process_config import ImplicitConfig
-from reasoning_rl.types import Rollout, Scores, micro_batches
+from reasoning_rl.shares import shares
+from reasoning_rl.types import Rollout, Scores
 
 
 class OnlineImplicitPRM:
@@ -54,18 +57,18 @@ class OnlineImplicitPRM:
     def token_rewards(self, rollout: Rollout) -> Tensor:
         """Return (B, T), 0 off the actions: beta times each token's log-ratio to the reference.
 
-        normalise "max_return": divided by the largest absolute return in the batch, over all processes, so
-        that returns stay within [-1, 1]; the sum over a response orders them as the outcome model does.
+        normalise "max_return": divided by the largest absolute return in the batch, so that returns stay
+        within [-1, 1]; the sum over a response orders them as the outcome model does.
         """
         rewards = torch.zeros(rollout.input_ids.shape)
         with torch.no_grad():
-            for rows in micro_batches(rollout.lengths, self.micro_batch_tokens):
+            for rows in self._own(rollout.lengths):
                 width = int(rollout.lengths[rows].max())
                 ratios = self._ratios(rollout, rows, width)
                 rewards[rows, :width] = self.config.beta * ratios.float().cpu()
+        rewards = self._sum(rewards)  # of other processes' rows this one has 0
         if self.config.normalise == "max_return":
             largest = returns_to_go(rewards, rollout.action_mask).abs().max()
-            largest = self.accelerator.gather(largest.to(self.accelerator.device)).max().cpu()
             rewards = rewards / largest.clamp(min=1e-8)  # an untrained model is its reference: all 0
         return rewards
 
@@ -76,10 +79,7 @@ class OnlineImplicitPRM:
         of the first pass, each minibatch before its own update. A gradient that is not finite is skipped.
         """
         rows = scores.judged.nonzero().squeeze(1)
-        size = max(1, self.config.minibatch_size // self.accelerator.num_processes)
-        # Every process takes part in every update, also one without judged responses.
-        judged = self._sum(torch.tensor(float(len(rows))))
-        num_batches = math.ceil(len(rollout.lengths) / size)
+        num_batches = math.ceil(len(rollout.lengths) / self.config.minibatch_size)
         totals = torch.zeros(2, dtype=torch.float64)
         norms = []
         for epoch in range(self.config.epochs):
@@ -87,7 +87,7 @@ class OnlineImplicitPRM:
                 sums, norm = self._update_minibatch(rollout, scores.outcomes, batch)
                 totals += sums if epoch == 0 else 0.0
                 norms.append(norm)
-        loss, right = (self._sum(totals) / judged.clamp(min=1)).tolist()
+        loss, right = (self._sum(totals) / max(1, len(rows))).tolist()
         finite = [norm for norm in norms if math.isfinite(norm)]
         return {
             "implicit/loss": loss,
@@ -97,19 +97,17 @@ class OnlineImplicitPRM:
         }
 
     def _update_minibatch(self, rollout: Rollout, outcomes: Tensor, batch: Tensor) -> tuple[Tensor, float]:
-        """One optimiser update; return (this process's summed loss and hits, gradient norm)."""
-        count = self._sum(torch.tensor(float(len(batch)))).clamp(min=1)
+        """One optimiser update; return (summed loss and hits of this process's rows, gradient norm)."""
         sums = torch.zeros(2, dtype=torch.float64)
         device = self.accelerator.device
-        groups = micro_batches(rollout.lengths[batch], self.micro_batch_tokens) if len(batch) else []
         with torch.enable_grad():
-            for group in groups:
+            for group in self._own(rollout.lengths[batch]) if len(batch) else ():
                 rows = batch[group]
                 ratios = self._ratios(rollout, rows, int(rollout.lengths[rows].max()))
                 loss, stats = implicit_cross_entropy(
                     ratios.sum(1), outcomes[rows].to(device), beta=self.config.beta
                 )
-                (loss / count.to(device)).backward()
+                (loss / len(batch)).backward()
                 sums += torch.stack([loss.detach().cpu().double(), stats.correct.cpu().double()])
         parameters = [p for p in self.prm.policy.parameters() if p.requires_grad]
         if self.accelerator.num_processes > 1:
@@ -121,6 +119,11 @@ class OnlineImplicitPRM:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return sums, norm
+
+    def _own(self, lengths: Tensor) -> Iterator[Tensor]:
+        """Row indices of this process's micro-batches."""
+        place = {"rank": self.accelerator.process_index, "world": self.accelerator.num_processes}
+        yield from (rows for rows, counts in shares(lengths, self.micro_batch_tokens, **place) if counts)
 
     def _ratios(self, rollout: Rollout, rows: Tensor, width: int) -> Tensor:
         """Log-ratios (rows, width) of the actions, 0 elsewhere."""

@@ -258,14 +258,12 @@ def fit_reward(
     examples = drop_overlong(
         encode_preferences(tokenizer, pairs, limit, cut_prompt=config.cut_prompt), limit, config.fit.overlong
     )[0]
-    scorer = ResponseRewardModel(trainee.model, tokenizer)
-    best = BestWeights(
-        Path(config.output_dir), config.keep_best, accelerator.is_main_process, load=load_reward_model
-    )
+    best = BestWeights(Path(config.output_dir), config.keep_best, accelerator, load=load_reward_model)
     if not resume:
         best.clear()
 
-    def validate(_: Any) -> dict[str, float]:
+    def validate(trained: Any) -> dict[str, float]:
+        scorer = ResponseRewardModel(trained.model, tokenizer)  # where weights are cut up, not `trainee`
         prompts = [pair.prompt + pair.prefix for pair in held_out]
         sides = [
             scorer.score_responses(prompts, [getattr(p, s) for p in held_out]) for s in ("chosen", "rejected")
@@ -275,7 +273,7 @@ def fit_reward(
         if scored and pair_metrics:
             named = pair_metrics([c for c, _ in scored], [r for _, r in scored])
             metrics |= {f"valid/{name}": value for name, value in named.items()}
-        best.offer(trainee.model, metrics)
+        best.offer(trained.model, metrics)
         return metrics
 
     fit(
@@ -291,7 +289,12 @@ def fit_reward(
     )
     accelerator.wait_for_everyone()
     best.restore(trainee.model)
-    _store_moments(trainee.model, scorer, examples, config.normalise == "standardise")
+    _store_moments(
+        trainee.model,
+        ResponseRewardModel(trainee.model, tokenizer),
+        examples,
+        config.normalise == "standardise",
+    )
     return trainee.model
 
 

@@ -114,6 +114,7 @@ def run_rounds(
         return HFGenerator(model.to(accelerator.device), tokenizer, max_batch=config.rollout.max_batch)
 
     current, done = config.policy, _finished_rounds(folder)
+    accelerator.wait_for_everyone()  # all have looked before one writes
     if is_main:
         log.rewind(0 if done else -1)
         if validate and not done:

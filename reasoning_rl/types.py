@@ -67,6 +67,11 @@ class Scores:
     start_scores: Tensor | None = None  # (B,) a prover's value of the problem; None where steps have a PRM's
     token_rewards: Tensor | None = None  # (B, T) of an implicit PRM, None without one
 
+    def numbers(self) -> dict[str, Tensor]:
+        """What rewards are made of: the tensors that must be finite."""
+        named = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: x for name, x in named.items() if x is not None and x.dtype != torch.bool}
+
 
 @dataclass(frozen=True)
 class Experience:

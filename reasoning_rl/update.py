@@ -6,16 +6,16 @@ micro-batch split, nor padding, nor the number of processes changes a gradient.
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.errors import UserError
 from reasoning_rl.functional import policy_loss, value_loss
 from reasoning_rl.loss_terms import kl_loss, token_weights
-from reasoning_rl.types import Experience, micro_batches
+from reasoning_rl.shares import shares
+from reasoning_rl.types import Experience
 
 if TYPE_CHECKING:
     from reasoning_rl.learner import Learner
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 MAX_SKIPPED_IN_A_ROW = 5
 COUNTS = ("tokens", "updates", "policy_tokens", "policy_updates", "skipped", "held")
 """What a minibatch's statistics are averaged over, beside what went wrong."""
+
+
+class NonFinite(ValueError):
+    """Names what a model or scorer gave that no update may see: NaN or infinity."""
 
 
 def ppo_update(
@@ -37,7 +41,7 @@ def ppo_update(
     """
     config = learner.config.update
     totals: dict[str, float] = {}
-    for rows in minibatches(len(experience), config.epochs, config.minibatch_size // learner.world):
+    for rows in minibatches(len(experience), config.epochs, config.minibatch_size):
         if not train_policy and learner.critic is None:
             break
         minibatch = experience.select(rows)
@@ -46,13 +50,30 @@ def ppo_update(
         for name, value in stats.items():
             totals[name] = totals.get(name, 0.0) + value
         skipped = bool(stats["skipped"])
-        learner.skips.in_a_row = learner.skips.in_a_row + 1 if skipped else 0
-        if learner.skips.in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"loss or gradient was not finite in {MAX_SKIPPED_IN_A_ROW} updates in a row; lower "
-                "update.learning_rate or critic.learning_rate (the last checkpoint is good: --resume)"
-            )
+        _count_skip(learner, "loss or gradient was" if skipped else None)
     return _averages(totals)
+
+
+def require_finite(**tensors: Tensor) -> None:
+    """Raise NonFinite, naming the first tensor with NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise NonFinite(name)
+
+
+def skip_iteration(learner: "Learner", error: NonFinite) -> dict[str, float]:
+    """Count an iteration without an update, and return its statistics. UserError after five in a row."""
+    _count_skip(learner, f"{str(error).replace('_', ' ')} were")
+    return {"update/skipped": 1.0, "update/num_updates": 0.0}
+
+
+def _count_skip(learner: "Learner", what: str | None) -> None:
+    learner.skips.in_a_row = learner.skips.in_a_row + 1 if what else 0
+    if learner.skips.in_a_row >= MAX_SKIPPED_IN_A_ROW:
+        raise UserError(
+            f"{what} not finite in {MAX_SKIPPED_IN_A_ROW} updates in a row; lower update.learning_rate or "
+            "critic.learning_rate (the last checkpoint is good: --resume)"
+        )
 
 
 def minibatches(num_rows: int, epochs: int, size: int) -> Iterator[Tensor]:
@@ -71,28 +92,33 @@ def _update_minibatch(
     weights, divisor = token_weights(
         minibatch.loss_mask, config.update.loss_aggregation, max_tokens=config.rollout.max_new_tokens
     )
-    counts = torch.stack([minibatch.loss_mask.sum(), divisor]).double()
-    num_tokens, divisor = learner.reduce(counts).clamp(min=1).tolist()
-    scale = float(learner.world)  # distributed wrappers average gradients over processes
-    groups = micro_batches(minibatch.lengths, config.update.micro_batch_tokens)
+    # Every process holds the whole minibatch, so these are the numbers of all.
+    num_tokens, divisor = max(1.0, float(minibatch.loss_mask.sum())), max(1.0, float(divisor))
+    place = {"rank": learner.accelerator.process_index, "world": learner.world}
+    groups = list(shares(minibatch.lengths, config.update.micro_batch_tokens, **place))
     sums: dict[str, Tensor] = {}
     with torch.enable_grad():  # an inference engine in the same process may have switched it off
-        for index, rows in enumerate(groups):
+        for index, (rows, counts) in enumerate(groups):
+            scale = float(learner.world) if counts else 0.0  # engines average gradients over processes
+            found: dict[str, Tensor] = {}
             micro = minibatch.select(rows).map(lambda x: x.to(device))
             last = index == len(groups) - 1
             if train_policy:
                 ptx_follows = ptx is not None and config.update.ptx_coef > 0
-                with _sync(learner, learner.actor, last and not ptx_follows):
+                with learner.actor.accumulate(last and not ptx_follows):
                     micro_weights = weights[rows, : micro.input_ids.shape[1]].to(device)
-                    loss = _policy_loss(learner, micro, micro_weights, divisor, num_tokens, sums)
-                    learner.accelerator.backward(loss * scale)
+                    loss = _policy_loss(learner, micro, micro_weights, divisor, num_tokens, found)
+                    learner.actor.backward(loss * scale)
             if learner.critic is not None:
-                with _sync(learner, learner.critic, last):
-                    loss = _value_loss(learner, micro, num_tokens, sums)
-                    learner.accelerator.backward(loss * scale)
+                with learner.critic.accumulate(last):
+                    loss = _value_loss(learner, micro, num_tokens, found)
+                    learner.critic.backward(loss * scale)
+            for name, value in found.items():
+                _add(sums, name, value * counts)
         if train_policy and ptx is not None and config.update.ptx_coef > 0:
-            loss = ptx.loss(learner)
-            learner.accelerator.backward(config.update.ptx_coef * loss * scale)
+            with learner.actor.accumulate(True):
+                loss = ptx.loss(learner)
+                learner.actor.backward(config.update.ptx_coef * loss * learner.world)
             sums["ptx/loss"] = loss.detach()
     return _step(learner, sums, num_tokens, train_policy=train_policy)
 
@@ -165,27 +191,22 @@ def _value_loss(learner: "Learner", micro: Experience, num_tokens: float, sums: 
 def _step(
     learner: "Learner", sums: dict[str, Tensor], num_tokens: float, *, train_policy: bool
 ) -> dict[str, float]:
-    limit = learner.config.update.max_grad_norm or math.inf
     models = {}
     if learner.critic is not None:
-        models["critic"] = (learner.critic, learner.critic_optimizer)
+        models["critic"] = learner.critic
     if train_policy:
-        models["policy"] = (learner.actor, learner.actor_optimizer)
-    norms = {
-        f"{name}/grad_norm": float(learner.accelerator.clip_grad_norm_(model.parameters(), limit))
-        for name, (model, _) in models.items()
-    }
+        models["policy"] = learner.actor
+    norms = [model.clip() for model in models.values()]
     names = sorted(sums)
     stacked = torch.stack([sums[name].double().cpu() for name in names])
     stats = dict(zip(names, learner.reduce(stacked).tolist(), strict=True))
-    finite = all(math.isfinite(v) for v in (*norms.values(), *stats.values()))
+    finite = all(math.isfinite(v) for v in (*norms, *stats.values()))
     left = train_policy and _left_trust_region(learner, stats, num_tokens)
-    for name, (_, optimizer) in models.items():
-        if finite and not (name == "policy" and left):
-            optimizer.step()
-    learner.actor_optimizer.zero_grad()
-    if learner.critic is not None:
-        learner.critic_optimizer.zero_grad()
+    norms = {
+        f"{name}/grad_norm": model.step(apply=finite and not (name == "policy" and left))
+        for name, model in models.items()
+    }
+    finite = finite and all(math.isfinite(v) for v in norms.values())
     if not finite:
         return {"skipped": 1.0}
     counts = {"tokens": num_tokens, "updates": 1.0, "skipped": 0.0, "held": float(left)}
@@ -223,8 +244,3 @@ def _averages(totals: dict[str, float]) -> dict[str, float]:
 def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
     value = value.detach().double().cpu()
     sums[name] = sums[name] + value if name in sums else value
-
-
-def _sync(learner: "Learner", module: nn.Module, now: bool) -> Any:
-    """Exchange gradients between processes in the last backward only."""
-    return nullcontext() if now else learner.accelerator.no_sync(module)

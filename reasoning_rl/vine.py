@@ -9,9 +9,9 @@ from torch import Tensor
 
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.group import returns_to_go
-from reasoning_rl.prefix_values import PrefixValues
+from reasoning_rl.prefix_values import Values
 from reasoning_rl.shaping import place_on_last_action
-from reasoning_rl.types import Rollout, Scores
+from reasoning_rl.types import Rollout
 
 
 def vine_advantages(
@@ -51,18 +51,18 @@ def vine_advantages(
 
 def vine_of(
     rollout: Rollout,
-    scores: Scores,
     rewards: Tensor,
     outcome_rewards: Tensor,
-    values: PrefixValues,
+    values: Values,
     config: PPOConfig,
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return (advantages (B, T), metrics) of a rollout; `values` completes its prefixes with the policy.
+    """Return (advantages (B, T), metrics) of a rollout, given what completions from its prefixes gave.
 
     rewards (B, T): all of them, the KL penalty included; outcome_rewards (B,): the outcome's, unweighted.
+    values: as from `PrefixValues.estimate`.
     """
     weight, mask = config.reward.outcome_weight, rollout.action_mask
-    after_steps, at_start, tokens = values.estimate(rollout, scores.outcomes)
+    after_steps, at_start, tokens = values
     final = weight * outcome_rewards
     advantages = vine_advantages(
         final,

@@ -65,8 +65,7 @@ def run(config, learner, tokenizer, problems, **options) -> list[dict[str, float
         tokenizer=tokenizer,
         problems=problems,
         render=lambda text: f"{text}\n",
-        scorer=OracleScorer(problems),
         log=RunLog(config.output_dir),
-        **{"grader": oracle_grader, **options},
+        **{"scorer": OracleScorer(problems), "grader": oracle_grader, **options},
     )
     return read_metrics(config.output_dir)

@@ -231,7 +231,7 @@ def test_the_global_gradient_norm_is_clipped(tmp_path, limit, expected) -> None:
     experience, _ = experience_of(learner, tokenizer, problems)
     parameters = list(learner.policy.parameters())
     before = [p.detach().clone() for p in parameters]
-    learner.actor_optimizer = torch.optim.SGD(parameters, lr=1.0)
+    learner.actor.optimizer = torch.optim.SGD(parameters, lr=1.0)
     stats = ppo_update(learner, experience, train_policy=True)
     step = torch.stack([(a - b).norm() for a, b in zip(before, parameters, strict=True)]).norm().item()
     assert stats["policy/grad_norm"] > 1e-2, "the norm before clipping is what is logged"

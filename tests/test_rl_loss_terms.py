@@ -141,7 +141,7 @@ def test_one_update_follows_the_gradient_of_the_loss_as_defined(tmp_path, case) 
     parameters = list(learner.policy.parameters())
     expected = torch.autograd.grad(slow_loss(learner, experience), parameters)
     before = [p.detach().clone() for p in parameters]
-    learner.actor_optimizer = torch.optim.SGD(parameters, lr=1.0)
+    learner.actor.optimizer = torch.optim.SGD(parameters, lr=1.0)
     stats = ppo_update(learner, experience, train_policy=True)
     assert stats["policy/clipfrac"] > 0.05
     for old, new, gradient in zip(before, parameters, expected, strict=True):

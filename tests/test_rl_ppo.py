@@ -144,7 +144,7 @@ def test_rewards_by_hand_kl_penalty_and_bootstrap(tmp_path) -> None:
     tokenizer, problems = world(8)
     config = settings(tmp_path, kl={"coef": 0.3}, update={"minibatch_size": 8, "lam": 1.0, "gamma": 1.0})
     learner = learner_for(config, tokenizer)
-    learner.reference = Actor(tiny_policy(tokenizer, seed=9)).requires_grad_(False)
+    learner.reference.model.load_state_dict(tiny_policy(tokenizer, seed=9).state_dict())
     rollout = rollout_of(learner, tokenizer, problems)
     rewards = torch.zeros(rollout.input_ids.shape)
     torch.nn.init.normal_(learner.critic_model.score.weight)

@@ -11,10 +11,12 @@ from reasoning_rl.config import RolloutConfig
 from reasoning_rl.functional import Reduce, importance_weights, kl_estimate, masked_moments
 
 
-def mismatch_metrics(old: Tensor, behaviour: Tensor, mask: Tensor, *, reduce: Reduce) -> dict[str, float]:
+def mismatch_metrics(
+    old: Tensor, behaviour: Tensor, mask: Tensor, *, reduce: Reduce | None = None
+) -> dict[str, float]:
     """Return mean and largest absolute difference (B, T -> nats a token) and the k3 estimate of KL(mu || pi).
 
-    Mean and KL are over the masked tokens of all processes, the largest is this process's.
+    Mean and KL are over the masked tokens of all processes, the largest is over the rows that are given.
     """
     difference = (old - behaviour).abs() * mask
     return {
@@ -25,7 +27,7 @@ def mismatch_metrics(old: Tensor, behaviour: Tensor, mask: Tensor, *, reduce: Re
 
 
 def correct_mismatch(
-    old: Tensor, behaviour: Tensor, mask: Tensor, config: RolloutConfig, *, reduce: Reduce
+    old: Tensor, behaviour: Tensor, mask: Tensor, config: RolloutConfig, *, reduce: Reduce | None = None
 ) -> tuple[Tensor | None, dict[str, float]]:
     """Return the weight of every token in the policy loss (B, T), None for 1, and what the cap cut."""
     if config.truncated_is == "off":
@@ -37,5 +39,5 @@ def correct_mismatch(
     }
 
 
-def _mean(values: Tensor, mask: Tensor, reduce: Reduce) -> float:
+def _mean(values: Tensor, mask: Tensor, reduce: Reduce | None) -> float:
     return float(masked_moments(values, mask, reduce=reduce)[0])

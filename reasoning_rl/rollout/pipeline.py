@@ -41,15 +41,24 @@ class RolloutPipeline(Generic[T]):
 
     sample: draws problems from `sampler` and responses from `generator`; it is called in the order of the
     batches, and in a thread of its own where max_ahead is above 0.
+    accelerator: of a run whose processes sample from one engine, which then gets its weights from the main
+    process; none: there is one process.
     """
 
     def __init__(
-        self, generator: TextGenerator, sampler: Stateful, sample: Callable[[], T], *, max_ahead: int = 0
+        self,
+        generator: TextGenerator,
+        sampler: Stateful,
+        sample: Callable[[], T],
+        *,
+        max_ahead: int = 0,
+        accelerator: Any = None,
     ) -> None:
         self.generator: Any = generator
         self.stateful: dict[str, Any] = {"generator": generator, "sampler": sampler}
         self.sample = sample
         self.max_ahead = max_ahead
+        self.accelerator = accelerator
         self.version = 0
         """Of the weights that the batch in training was sampled with."""
         self._queue: deque[_Batch[T]] = deque()
@@ -96,7 +105,8 @@ class RolloutPipeline(Generic[T]):
     def sync(self, policy: nn.Module, version: int) -> None:
         """Give the generator the policy's weights, after the batch that is being sampled.
 
-        A generator that holds the policy itself only notes the version.
+        A generator that holds the policy itself only notes the version. Call it on every process, with whole
+        weights: none samples with the new ones before all have ended their batch.
         """
         started = time.perf_counter()
         with self._turn:
@@ -107,8 +117,7 @@ class RolloutPipeline(Generic[T]):
             sampled.waited += time.perf_counter() - started
         try:
             if hasattr(self.generator, "push"):
-                bucket_bytes = self.generator.config.sync_bucket_mb * 2**20
-                self.generator.push(ActorWeights(policy, bucket_bytes), version)
+                self._push(policy, version)
                 self._seconds["time/push_seconds"] = self.generator.sync.last.seconds
             else:
                 self.generator.version = version
@@ -116,6 +125,17 @@ class RolloutPipeline(Generic[T]):
             with self._turn:
                 self._is_syncing = False
                 self._turn.notify_all()
+
+    def _push(self, policy: nn.Module, version: int) -> None:
+        everyone = self.accelerator.wait_for_everyone if self.accelerator is not None else lambda: None
+        is_main = self.accelerator is None or self.accelerator.is_main_process
+        everyone()
+        if is_main:
+            bucket_bytes = self.generator.config.sync_bucket_mb * 2**20
+            self.generator.push(ActorWeights(policy, bucket_bytes), version)
+        everyone()
+        if not is_main:
+            self.generator.follow(version)
 
     def rest(self) -> None:
         """Free what memory the generator can do without until the next sync."""

@@ -147,6 +147,10 @@ class VLLMServerGenerator:
         self.sync.push(named_tensors, version)
         self.version, self.pushed = version, self.sync.last.name or self.http.weight_version()
 
+    def follow(self, version: int) -> None:
+        """Take notice of weights that another process has pushed."""
+        self.version, self.pushed = version, self.http.weight_version()
+
     def forget_prefixes(self) -> None:
         """Empty the prefix cache; a server that is away has none."""
         with contextlib.suppress(ServerDown):
