@@ -107,10 +107,13 @@ def test_a_cap_that_cuts_nothing_changes_nothing_and_one_that_cuts_shrinks(polic
 def test_token_weights_are_unbiased_given_the_prefix_but_not_over_prefixes(policies) -> None:
     theta, stale, advantages = policies
     weights = weigh(theta, stale, "token", math.inf)
-    # E over the next token of weight x f(token), at every prefix, is the trainer's own expectation of f.
+    # Over stale samples, the mean of weight x f(first token) is the trainer's own expectation of f.
     pi, mu = theta.softmax(-1), stale.softmax(-1)
     f = torch.arange(1.0, KINDS + 1, dtype=torch.float64)
-    torch.testing.assert_close((mu * (pi / mu) * f).sum(-1), (pi * f).sum(-1))
+    chance = sequence_logprobs(stale).sum(1).exp()
+    estimate = (chance * weights[:, 0] * f[SEQUENCES[:, 0]]).sum()
+    torch.testing.assert_close(estimate, (pi[KINDS] * f).sum())
+    assert abs((chance * f[SEQUENCES[:, 0]]).sum() - estimate) > 0.05
     by_hand = pi[KINDS] / mu[KINDS]
     torch.testing.assert_close(weights[:, 0], by_hand[SEQUENCES[:, 0]], rtol=1e-9, atol=0)
     fresh = gradient(theta, theta, advantages, None)
