@@ -179,6 +179,10 @@ def test_helpers_come_from_before_the_entry_point(namespaces):
     forged = prompt + "    return 0\n\ndef double(x):\n    return 8\n"
     assert namespaces.run_check(right, test, "half").status == "passed"
     assert namespaces.run_check(forged, test, "half").status == "failed"
+    # A whole program of the model's own: only the prompt says which double is meant.
+    first = "def double(x):\n    return 8\n\ndef half(x):\n    return 0\n"
+    assert namespaces.run_check(first, test, "half", prompt=prompt).status == "failed"
+    assert namespaces.run_check(right, test, "half", prompt=prompt).status == "passed"
 
 
 def test_tests_may_use_objects_functions_and_changed_arguments(namespaces):

@@ -60,16 +60,19 @@ class Sandbox:
         test: str,
         entry_point: str,
         *,
+        prompt: str = "",
         timeout_s: float = TIMEOUT_S,
         memory_mb: int = MEMORY_MB,
     ) -> CodeVerdict:
         """Judge a program by a test in HumanEval's form, which defines check(candidate) and asserts.
 
         The test runs beside the program, not in it: candidate(...) is a call to the other process. Names that
-        the test uses and does not define are the functions before the entry point in the program's text, else
-        the program's globals, else the common modules of the standard library.
+        the test uses and does not define are the functions before the entry point in `prompt`, the problem's
+        own text, else the common modules of the standard library, else the program's globals. Without a
+        prompt, those before the entry point in the program's text take its place: give it wherever the text
+        before the entry point may be the model's.
         """
-        fields = {"program": program, "test": test, "entry_point": entry_point}
+        fields = {"program": program, "test": test, "entry_point": entry_point, "prompt": prompt}
         return self._ask("check", fields, timeout_s, memory_mb, timeout_s)
 
     def run_asserts(

@@ -107,8 +107,13 @@ class Ground:
         return json.loads(wire.receive(self.zygote, time.monotonic() + END_SECONDS))["ended"]
 
 
-def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has_check: bool) -> Outcome:
-    """`test` defines check(candidate), which asserts; without `has_check` its own statements assert."""
+def judge_test(
+    ground: Ground, *, program: str, test: str, entry_point: str, has_check: bool, prompt: str = ""
+) -> Outcome:
+    """`test` defines check(candidate), which asserts; without `has_check` its own statements assert.
+
+    `prompt` is the problem's text, to find the test's helpers in.
+    """
     try:
         code = compile(test, "<test>", "exec")
         missing = set() if names.uses_only_its_own(code) else names.free_names(test) - {entry_point}
@@ -121,7 +126,7 @@ def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has
     candidate = running.function(entry_point)
     namespace: dict[str, Any] = {"__name__": "test", entry_point: candidate}
     if missing:
-        namespace |= _borrow(ground, running, program, entry_point, missing)
+        namespace |= _borrow(ground, running, prompt or program, entry_point, missing)
     if ground.is_counting and not has_check:
         return _count_asserts(ground, running, test, namespace)
     outcome = _run_test(ground, running, code, namespace)
@@ -178,15 +183,16 @@ def _run_test(
 
 
 def _borrow(
-    ground: Ground, running: Program, program: str, entry_point: str, missing: set[str]
+    ground: Ground, running: Program, text: str, entry_point: str, missing: set[str]
 ) -> dict[str, Any]:
     """Find what the test uses and does not define.
 
-    Functions that stand before the entry point are run from there, in a process without the rest: what comes
-    later cannot redefine them. Other globals are the program's own, modules of the standard library ours.
+    Functions that stand before the entry point in `text` are run from there, in a process without the rest:
+    what comes later cannot redefine them. Other globals are the program's own, modules of the standard
+    library ours.
     """
     found: dict[str, Any] = {}
-    before, functions = names.part_before(program, entry_point)
+    before, functions = names.part_before(text, entry_point)
     helpers = missing & functions
     if helpers:
         helper = ground.program()
