@@ -10,6 +10,7 @@ type name and text) or "l" (call the judge's function: number and arguments, ans
     find   name               -> is there such a global?
     call   f a k              call f (a global's name or an object's number); reply also "m" when it changed
                               its arguments
+    value  f a                the same, and what became of the arguments is not asked for
     get    o n                attribute n of an object        set  o n v     give it a value
     list   o                  its items, as a list             size o         its length
     true   o                  is it true?
@@ -64,6 +65,9 @@ class Session:
                 return self.pack({"v": request["name"] in self.module.__dict__})
             case "call":
                 return self.call(request)
+            case "value":
+                function = self.find(request["f"])
+                return self.pack({"v": self.encode(function(*map(self.decode, request["a"])))})
             case "get":
                 return self.pack({"v": self.encode(getattr(self.find(request["o"]), request["n"]))})
             case "set":

@@ -269,7 +269,7 @@ class Failure:
 def _call(running: Program, entry_point: str, arguments: Any, *, by_truth: bool, limit_s: float) -> Any:
     """The value of a call or a Failure; `by_truth`: True for an object, say a regular expression's match."""
     try:
-        value = running.call(entry_point, tuple(arguments), {})
+        value = running.value(entry_point, arguments)
         if type(value) is Remote:
             return True if by_truth else Failure("failed", f"{value!r} is no plain value")
         return value
