@@ -207,42 +207,6 @@ def test_tests_may_use_objects_functions_and_changed_arguments(namespaces):
     assert namespaces.run_asserts(program, wrong, "total").status == "failed"
 
 
-def test_programs_that_work_in_place_are_judged_by_what_they_leave(namespaces):
-    def status(body, before, after):
-        test = f"def check(candidate):\n    x = {before}\n    candidate(x)\n    assert x == {after}, x"
-        return namespaces.run_check(f"def f(x):\n    {body}", test, "f").status
-
-    assert status("x.sort()", [3, 1, 2], [1, 2, 3]) == "passed"
-    assert status("x.append(1)", [], [1]) == "passed"
-    assert status("x[0].append(1)", [[]], [[1]]) == "passed"
-    assert status("x['a'] = 1", {}, {"a": 1}) == "passed"
-    assert status("pass", [3, 1, 2], [1, 2, 3]) == "failed"
-
-
-EMPTYING = """
-import sys
-wire = sys.modules["eval.sandbox.wire"]
-decode = wire.decode
-wire.decode = lambda form, r=None: list(decode(form, r)) if type(form) is list else decode(form, r)
-def f(x):
-    x[:] = [0] * KEPT
-    return ANSWER
-"""
-
-
-def test_a_program_cannot_rewrite_what_it_is_judged_by(namespaces):
-    def status(kept, answer, *task, **options):
-        program = EMPTYING.replace("KEPT", str(kept)).replace("ANSWER", str(answer))
-        return namespaces.run_calls(program, "f", *task, **options).status
-
-    # The polynomial whose zero is asked for is the argument itself.
-    assert status(4, 0.0, [[[-6, 11, -6, 1]]], [1.0], compare="root", tolerance=1e-4) == "failed"
-    # Argument and expected value are one object here, which marshal preserves.
-    for both in ([3, 1, 2], [[1], [2]]):
-        assert status(0, [], [[both]], [both]) == "failed"
-        assert status(0, [], [[both], [both]], [both, both]) == "failed"
-
-
 def test_calls_compare_values_and_types(namespaces):
     def status(program, calls, expected, **options):
         return namespaces.run_calls(program, "f", calls, expected, timeout_s=5, **options).status

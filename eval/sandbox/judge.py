@@ -60,8 +60,9 @@ def main() -> None:
             ground.is_counting = fields.pop("count", False)
             try:
                 status, reason = kinds[kind](ground, **fields)
-            finally:
-                ends = ground.end()
+            except (Exception, Ended, OutOfTime) as error:  # noqa: BLE001 - one question's fault is not the next one's
+                status, reason = "error", f"{FAULT}the judge failed: {_said(error)}"
+            ends = ground.end()
             status, reason = _with_end(status, reason, ends)
             answer = {"status": status, "reason": reason, "num_passed": ground.num_passed}
             reply = json.dumps(answer).encode()
@@ -126,7 +127,10 @@ def judge_test(
     candidate = running.function(entry_point)
     namespace: dict[str, Any] = {"__name__": "test", entry_point: candidate}
     if missing:
-        namespace |= _borrow(ground, running, prompt or program, entry_point, missing)
+        borrow = partial(_borrow, ground, running, prompt or program, entry_point, missing)
+        outcome = _settle(running, lambda: namespace.update(borrow()))
+        if outcome:
+            return outcome
     if ground.is_counting and not has_check:
         return _count_asserts(ground, running, test, namespace)
     outcome = _run_test(ground, running, code, namespace)
@@ -176,7 +180,7 @@ def _run_test(
         stopped = _stopped(running)
         if stopped:
             return stopped
-        if running.raised and str(error) == running.raised[1]:
+        if running.raised and _said(error) == running.raised[1]:
             return "error", ": ".join(running.raised)
         return "failed", _text(type(error).__name__, error, code)
     return None
@@ -249,9 +253,11 @@ def judge_calls(
                     return True
             return same_value(got, wanted, tolerance=tolerance, sequences=sequences)
 
-        if any(map(is_right, right)):
-            ground.num_passed += 1
-            continue
+        # A value may raise when it is compared: a signalling NaN does, and then it is not the right one.
+        with contextlib.suppress(Exception):
+            if any(map(is_right, right)):
+                ground.num_passed += 1
+                continue
         failed = failed or ("failed", f"call {number}: got {_short(got)}, expected {_short(right[0])}")
         if not ground.is_counting:
             return failed
@@ -304,10 +310,21 @@ def compute_values(ground: Ground, *, program: str, entry_point: str, calls: lis
 def _load(running: Program, program: str, entry_point: str) -> Outcome | None:
     """Run the program's text; the outcome when that settles it."""
     name = entry_point.partition(".")[0]
-    try:
+    is_there = False
+
+    def load() -> None:
+        nonlocal is_there
         running.load(program)
-        if not running.has(name):
-            return "error", f"the program defines no '{entry_point}'"
+        is_there = running.has(name)
+
+    outcome = _settle(running, load)
+    return outcome or (None if is_there else ("error", f"the program defines no '{entry_point}'"))
+
+
+def _settle(running: Program, prepare: Callable[[], None]) -> Outcome | None:
+    """Prepare the first call; the outcome when the program does not let that happen."""
+    try:
+        prepare()
     except OutOfTime:
         return "timeout", "the program's own statements took all the time"
     except Ended as error:
@@ -350,13 +367,20 @@ def _text(kind: str, error: BaseException, code: Any) -> str:
         if trace.tb_frame.f_code.co_filename == code.co_filename:
             line = trace.tb_lineno
         trace = trace.tb_next
-    said = _short(str(error)) if str(error) else ""
+    said = _short(_said(error))
     return f"{kind} in line {line} of the test" + (f": {said}" if said else "")
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its argument is the program's: an object, an integer of many digits
+        return type(error).__name__
 
 
 def _short(value: Any) -> str:
     try:
         text = repr(value) if not isinstance(value, str) else value
-    except (ValueError, RecursionError):  # an integer of thousands of digits
+    except Exception:  # noqa: BLE001 - an integer of thousands of digits, say
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."
