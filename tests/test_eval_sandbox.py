@@ -9,7 +9,10 @@ import pytest
 from sandbox_attacks import BREACHES, FORGERIES, HONEST, SLOW, TEST
 
 from data.errors import UserError
-from eval.sandbox import Sandbox, client
+from data.schema import Problem
+from eval.code_grader import make_code_grader
+from eval.code_pool import CodePool
+from eval.sandbox import Sandbox, client, isolation
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -308,6 +311,16 @@ def test_a_replaced_pair_is_not_weaker(monkeypatch):
         sandbox._pair[0].wait()
         with pytest.raises(UserError, match="only landlock is left"):
             judge(sandbox, HONEST["plain"])
+
+
+def test_workers_are_not_weaker_than_what_was_checked(monkeypatch):
+    if isolation().level != "namespaces":
+        pytest.skip("no namespaces here")
+    problem = Problem("x", "", "", meta={"form": "check", "test": TEST, "entry_point": "add"})
+    sabotage(monkeypatch, "kernel.mount = refuse")
+    pool = CodePool(lambda sandbox: make_code_grader(sandbox=sandbox), num_workers=1)
+    verdict = pool(problem, HONEST["plain"])
+    assert verdict.status == "unjudged" and "only landlock is left" in verdict.reason, verdict
 
 
 def test_a_dead_judge_is_a_fault_and_is_replaced():

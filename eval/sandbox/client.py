@@ -38,9 +38,11 @@ GRACE_SECONDS = 5.0
 class Sandbox:
     """One pair of processes; a context, or to be closed. Questions from several threads wait in turn."""
 
-    def __init__(self, level: Level = "namespaces") -> None:
+    def __init__(self, level: Level = "namespaces", *, at_least: Level = "unsandboxed") -> None:
         self.level = level
         """The strongest level to try; weaker ones follow where the machine refuses it."""
+        self.at_least = at_least
+        """The weakest level to run anything at; below it every question raises UserError."""
         self._lock = threading.Lock()
         self._pair: list[subprocess.Popen[bytes]] = []
         self._channel: socket.socket | None = None
@@ -244,11 +246,12 @@ class Sandbox:
             self._stop()
             level = report["restart"]
         found = Isolation(report["level"], tuple(report["layers"]), tuple(dict.fromkeys(missing)))
-        if self._isolation and LEVELS.index(found.level) > LEVELS.index(self._isolation.level):
-            # Whoever asked for the isolation before must not get less of it after a restart.
+        # Whoever asked for the isolation before must not get less of it after a restart.
+        least = self._isolation.level if self._isolation else self.at_least
+        if LEVELS.index(found.level) > LEVELS.index(least):
             self._stop()
             raise UserError(
-                f"the code sandbox was to restart at level {self._isolation.level} and only {found.level} is "
+                f"the code sandbox was to start at level {least} as before and only {found.level} is "
                 f"left ({'; '.join(found.missing)}); mend that, or start again to accept it"
             )
         self._isolation = found
