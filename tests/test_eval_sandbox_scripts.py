@@ -94,3 +94,9 @@ def test_scripts_behave_as_under_python(sandbox, name):
 )
 def test_the_end_of_a_script_is_judged_too(sandbox, program, status):
     assert sandbox.run_stdio(program, [("", "1")], timeout_s=1.0).status == status
+
+
+def test_a_case_with_too_much_output_does_not_spoil_the_next(sandbox):
+    program = "n = int(input())\nprint('x' * (20 << 20) if n == 1 else n)"
+    verdict = sandbox.run_stdio(program, [("1", "1"), ("2", "2"), ("3", "3")], count=True)
+    assert verdict.num_passed == 2 and verdict.reason.startswith("case 1: more than"), verdict

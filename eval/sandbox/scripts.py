@@ -83,6 +83,7 @@ def _run(ground: "Ground", program: str, text: str, deadline: float) -> tuple[by
             wire.receive(channel, deadline)
         return output, raised, ground.end()[0]
     finally:
+        ground.end()  # after too much output too: the next case counts its own processes
         for end in (in_read, in_write, out_read, out_write):
             if end >= 0:
                 os.close(end)
