@@ -79,4 +79,12 @@ def test_no_answer_leaves_a_program_unjudged(namespaces):
         program = "def f(x):\n    return x\n" + HUNG_UP.replace("INSTEAD", instead)
         verdict = namespaces.run_check(program, test, "f")
         assert verdict.status == "error" and not verdict.is_fault, verdict
+    # A reason that begins like those of the sandbox's own faults.
+    raises = "class sandbox(Exception): pass\ndef f(x):\n    raise sandbox('the judge died')\n"
+    for program in (raises, f"{raises}f(1)"):
+        verdict = namespaces.run_check(program, "def check(c):\n    assert c(1) == 1", "f")
+        assert verdict.reason.startswith("sandbox: the judge died") and not verdict.is_fault, verdict
+        assert not namespaces.run_calls(program, "f", [[1]], [1]).is_fault
+    verdict = namespaces.run_stdio(f"{raises}f(1)", [("", "1")])
+    assert verdict.reason.startswith("sandbox: the judge died") and not verdict.is_fault, verdict
     assert namespaces._pair[0].pid == judge_pid

@@ -26,7 +26,7 @@ from typing import Any
 from data.errors import UserError
 from eval.sandbox import wire
 from eval.sandbox.compare import OUTPUT_TOLERANCE, Compare, Sequences
-from eval.sandbox.verdict import FAULT, CodeVerdict, Isolation, Level
+from eval.sandbox.verdict import CodeVerdict, Isolation, Level
 
 TIMEOUT_S = 10.0
 MEMORY_MB = 1024
@@ -197,7 +197,11 @@ class Sandbox:
             started = time.monotonic()
             status, reason, num_passed = self._answer(payload, longest_s + GRACE_SECONDS)
             isolation = str(self._isolation) if self._isolation else "unsandboxed"
-            return CodeVerdict(status, reason, time.monotonic() - started, isolation, num_passed)
+            is_fault = status == "fault"
+            if is_fault:
+                status, reason = "error", f"sandbox: {reason}"
+            seconds = time.monotonic() - started
+            return CodeVerdict(status, reason, seconds, isolation, num_passed, is_fault)
 
     def _pack(self, kind: str, fields: dict[str, Any], timeout_s: float, memory_mb: int) -> bytes:
         if timeout_s <= 0 or memory_mb <= 0:
@@ -227,10 +231,10 @@ class Sandbox:
             return "timeout", "the test took all the time after the program's answer", 0
         except wire.Closed:
             self._stop()
-            return "error", f"{FAULT}the judge died", 0
+            return "fault", "the judge died", 0
         except wire.WireError as error:
             self._stop()
-            return "error", f"{FAULT}{error}", 0
+            return "fault", str(error), 0
 
     def _start(self) -> None:
         if self._pair and self._owner == os.getpid() and all(p.poll() is None for p in self._pair):

@@ -28,13 +28,12 @@ from eval.sandbox import names, wire
 from eval.sandbox.compare import is_root, same_as_reference, same_items, same_truth, same_value
 from eval.sandbox.remote import Ended, NotPlain, OutOfTime, Program, Raised, Remote
 from eval.sandbox.scripts import judge_stdio
-from eval.sandbox.verdict import FAULT
 
 MEMORY_BYTES = 4 << 30
 END_SECONDS = 20.0
 """How long killing everything that a program started may take."""
 Outcome = tuple[str, str]
-"""(status, reason)."""
+"""(status, reason); besides the statuses of a verdict, "fault": nothing is said about the program."""
 
 
 def main() -> None:
@@ -61,7 +60,7 @@ def main() -> None:
             try:
                 status, reason = kinds[kind](ground, **fields)
             except (Exception, Ended, OutOfTime) as error:  # noqa: BLE001 - one question's fault is not the next one's
-                status, reason = "error", f"{FAULT}the judge failed: {_said(error)}"
+                status, reason = "fault", f"the judge failed: {_said(error)}"
             ends = ground.end()
             status, reason = _with_end(status, reason, ends)
             answer = {"status": status, "reason": reason, "num_passed": ground.num_passed}
@@ -119,7 +118,7 @@ def judge_test(
         code = compile(test, "<test>", "exec")
         missing = set() if names.uses_only_its_own(code) else names.free_names(test) - {entry_point}
     except (SyntaxError, ValueError) as error:
-        return "error", f"{FAULT}the test does not compile: {error}"
+        return "fault", f"the test does not compile: {error}"
     running = ground.program()
     outcome = _load(running, program, entry_point)
     if outcome:
@@ -136,7 +135,7 @@ def judge_test(
     outcome = _run_test(ground, running, code, namespace)
     if has_check and not outcome:
         if not callable(namespace.get("check")):
-            return "error", f"{FAULT}the test defines no function check(candidate)"
+            return "fault", "the test defines no function check(candidate)"
         outcome = _run_test(ground, running, code, namespace, lambda: namespace["check"](candidate))
     return outcome or _stopped(running) or ("passed", "")
 
