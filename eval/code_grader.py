@@ -7,6 +7,7 @@ The response may be the rest of the prompt's function, a whole program, or a cha
 """
 
 import ast
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,18 +50,38 @@ def assemble(problem: Problem, response: str) -> str:
     """Return the program to run: the prompt's part, where the benchmark has one, and the response's code.
 
     The code continues the prompt as it stands when that compiles; a body that lost its indentation (chat
-    models and some samples files strip it) is given it back.
+    models and some samples files strip it) is given it back. Its lines `from __future__ import ...`, which
+    nothing may precede, go above the prompt.
     """
     prefix = problem.meta.get("prefix", "")
     code = extract_code(response, problem.meta.get("entry_point", ""))
     if not prefix:
         return problem.meta.get("preamble", "") + code
+    future, code = _split_future(code)
+    prefix = future + prefix
     indented = "\n".join("    " + line if line.strip() else line for line in code.strip("\n").split("\n"))
     first = "    " + code.lstrip()
     whole = f"{prefix.rstrip()}\n    pass\n\n{code}"
     attempts = [prefix + code, f"{prefix.rstrip()}\n{code}", f"{prefix.rstrip()}\n{first}"]
     attempts += [f"{prefix.rstrip()}\n{indented}", whole, code]
     return next((text for text in attempts if _compiles(text)), attempts[0])
+
+
+def _split_future(code: str) -> tuple[str, str]:
+    """The lines of a whole program that import from __future__, and the other lines."""
+    if "__future__" not in code or not _compiles(code):
+        return "", code
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        body = ast.parse(code).body
+    lines = re.split(r"\r\n?|\n", code)  # what Python counts as lines, which str.splitlines does not
+    future = ""
+    for node in body:
+        if isinstance(node, ast.ImportFrom) and node.module == "__future__":
+            for number in range(node.lineno - 1, node.end_lineno or node.lineno):
+                future += lines[number] + "\n"
+                lines[number] = ""
+    return future, "\n".join(lines)
 
 
 def _compiles(program: str) -> bool:
@@ -112,7 +133,8 @@ def make_code_grader(
         meta = problem.meta
         match meta["form"]:
             case "check":
-                return sandbox.run_check(program, meta["test"], meta["entry_point"], **limits)
+                prompt = f"{meta.get('prefix', '').rstrip()}\n    pass\n" if meta.get("prefix") else ""
+                return sandbox.run_check(program, meta["test"], meta["entry_point"], prompt=prompt, **limits)
             case "asserts":
                 return sandbox.run_asserts(program, meta["test"], meta["entry_point"], **limits, **counting)
             case "stdio":

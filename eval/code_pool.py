@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from data.machine import cpu_count
 from data.protocols import Grader
 from data.schema import Problem, Verdict
+from eval import sandbox as code_sandbox
 from eval.sandbox import Sandbox
 
 MAX_WORKERS = 16
@@ -55,9 +56,10 @@ _worker = threading.local()
 def _open_pool(owner: CodePool, make: Callable[[Sandbox], Grader], num_workers: int) -> ThreadPoolExecutor:
     """The workers know nothing of their owner: when nobody else does either, it takes them along."""
     sandboxes: list[Sandbox] = []
+    checked = code_sandbox.isolation().level  # what whoever asked was told; it must hold for every worker
 
     def open_worker() -> None:
-        sandbox = Sandbox()
+        sandbox = Sandbox(at_least=checked)
         sandboxes.append(sandbox)
         _worker.grade = make(sandbox)
 

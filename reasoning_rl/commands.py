@@ -153,7 +153,9 @@ def run_search(args: list[str]) -> None:
     from reasoning_rl.compose_search import search_benchmark
     from reasoning_rl.search_config import SearchConfig
 
-    parsed = parse(args, SearchConfig, positional=1)
+    parsed = parse(args, SearchConfig, positional=1, flags=["allow_unsandboxed"])
+    if "allow_unsandboxed" in parsed.flags:
+        parsed.values["allow_unsandboxed"] = True
     if not parsed.positional:
         raise UserError(f"which benchmark? stepwell search NAME; known: {', '.join(BENCHMARKS)}")
     name = parsed.positional[0]

@@ -113,7 +113,9 @@ def run_duel_command(args: list[str]) -> None:
     from reasoning_rl.compose_duel import run_duel
     from reasoning_rl.duel import DuelConfig
 
-    parsed = parse(args, DuelConfig, positional=2)
+    parsed = parse(args, DuelConfig, positional=2, flags=["allow_unsandboxed"])
+    if "allow_unsandboxed" in parsed.flags:
+        parsed.values["allow_unsandboxed"] = True
     config = DuelConfig.from_dict(parsed.values, parsed.where)
     if len(parsed.positional) < 2:
         raise UserError("which policies? stepwell duel MODEL MODEL; the verdicts are the first one's")

@@ -22,6 +22,7 @@ from eval.benchmarks import get_benchmark, make_grader, read_benchmark
 from eval.metrics import sign_test, wilson_interval
 from eval.run import batch_seed, check_settings, short_digest
 from prm.model import load_backbone, load_tokenizer
+from reasoning_rl.compose import check_isolation
 from reasoning_rl.duel import DuelConfig, Referee, by_answer, by_judge, by_reward
 from reasoning_rl.preference_examples import chat_renderer
 from reasoning_rl.reward_model import ResponseRewardModel
@@ -42,6 +43,8 @@ def run_duel(
     """Return the numbers of a duel between two policies (folders or hub ids), first against second."""
     name = config.problems_format or config.problems
     benchmark = get_benchmark(name)
+    if benchmark.judges == "program" and config.reward_model is None and config.judge is None:
+        check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     source = config.problems if config.problems_format else None
     problems = read_benchmark(name, source=source, split=config.split, limit=config.limit, seed=config.seed)
     template = config.template or benchmark.template
@@ -63,7 +66,7 @@ def run_duel(
     settings = {
         "first": first,
         "second": second,
-        **config.model_dump(mode="json", exclude={"output_dir", "max_batch"}),
+        **config.model_dump(mode="json", exclude={"output_dir", "max_batch", "allow_unsandboxed"}),
         "prompt": describe_template(template),
         "problem_ids": short_digest([p.id for p in problems]),
     }

@@ -13,11 +13,14 @@ from eval.search.choose import vote_key
 from eval.search.rules import Models, Rules
 from eval.search.run import SearchResult, search
 from prm.model import load_tokenizer
-from reasoning_rl.compose import load_step_scorer
+from reasoning_rl.compose import check_isolation, load_step_scorer
 from reasoning_rl.rollout.pool import EngineChoice, open_generator
 from reasoning_rl.search_config import SearchConfig
 
-NO_PART_OF_THE_NUMBERS = {"output_dir", "max_batch", "prm_backend", *EngineChoice.model_fields}
+NO_PART_OF_THE_NUMBERS = {
+    *("output_dir", "max_batch", "prm_backend", "allow_unsandboxed"),
+    *EngineChoice.model_fields,
+}
 """Settings that a resumed search may change, or that are recorded only where they are not the default."""
 
 
@@ -33,6 +36,9 @@ def search_benchmark(
     Raises UserError before a model is loaded for settings that contradict each other.
     """
     benchmark = get_benchmark(name)
+    isolation = None
+    if benchmark.judges == "program":
+        isolation = check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     given = config.model_dump(include=set(Rules.__dataclass_fields__), exclude_none=True)
     rules = Rules(**({"max_new_tokens": benchmark.max_new_tokens} | given))
     problems = read_benchmark(
@@ -83,11 +89,9 @@ def search_benchmark(
             batch_size=config.batch_size,
             settings={
                 "benchmark": name,
-                **config.model_dump(
-                    mode="json",
-                    exclude={"output_dir", "max_batch", "prm_backend", *EngineChoice.model_fields},
-                ),
+                **config.model_dump(mode="json", exclude=NO_PART_OF_THE_NUMBERS),
                 **config.identity(),
+                **({"isolation": isolation} if isolation else {}),
                 **({} if config.prm_backend == "local" else {"prm_backend": config.prm_backend}),
             },
             on_progress=on_progress,

@@ -53,6 +53,8 @@ class DuelConfig(Settings):
     """Sequences decoded together."""
     seed: Whole = 0
     """Seeds the sampling, and the arithmetic world's problems."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     output_dir: str = "outputs/duel"
     """duel.jsonl, settings.json and result.json go there; the same command continues a duel."""
 

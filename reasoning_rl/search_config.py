@@ -65,6 +65,8 @@ class SearchConfig(EngineChoice):
     """Sequences decoded together (backend hf)."""
     seed: Whole = 0
     """Seeds the sampling, and the arithmetic world's problems."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     output_dir: str = "outputs/search"
     """search.jsonl, settings.json and result.json go to BENCHMARK/METHOD_N in it."""
 

@@ -71,6 +71,44 @@ def test_extraction_prefers_the_block_that_defines_the_function():
     assert extract_code("no fence", "f") == "no fence"
 
 
+HELPER_PROMPT = (
+    "import math\n\n\ndef poly(xs, x):\n    return xs[0] + xs[1] * x\n\n\n"
+    'def find_zero(xs):\n    """ a zero of poly """\n'
+)
+HELPER_TEST = "def check(candidate):\n    assert abs(poly([4, 2], candidate([4, 2]))) < 1e-4\n"
+HELPED = Problem(
+    "HumanEval/32",
+    HELPER_PROMPT,
+    "d",
+    meta={"form": "check", "prefix": HELPER_PROMPT, "test": HELPER_TEST, "entry_point": "find_zero"},
+)
+FUTURE = "from __future__ import annotations\n"
+RIGHT = "def find_zero(xs: Xs):\n    return -xs[0] / xs[1]\n"
+FORGED = "def poly(xs, x):\n    return 0.0\ndef find_zero(xs):\n    return 0.0\n"
+
+
+@pytest.mark.parametrize(
+    ("response", "status"),
+    [
+        ("    return -xs[0] / xs[1]\n", "correct"),
+        (FUTURE + RIGHT, "correct"),
+        (f"'''Mine.'''\n{FUTURE}{RIGHT}", "correct"),
+        ("    return 0.0\ndef poly(xs, x):\n    return 0.0\n", "wrong"),
+        (FUTURE + FORGED, "wrong"),
+        (f"'''Mine.'''; {FUTURE}{FORGED}", "wrong"),
+        (f"```python\n{FUTURE}{FORGED}```", "wrong"),
+    ],
+)
+def test_a_completion_cannot_redefine_what_the_test_uses(grade, response, status):
+    assert grade(HELPED, response).status == status
+
+
+def test_imports_from_the_future_go_above_the_prompt():
+    program = assemble(HELPED, FUTURE + RIGHT)
+    assert program.startswith(FUTURE + HELPER_PROMPT.rstrip()) and program.count("__future__") == 1
+    assert assemble(HELPED, "    return '__future__'").startswith(HELPER_PROMPT)
+
+
 def test_assembly_leaves_hostile_text_to_the_sandbox():
     for text in ("(" * 100_000, "-" * 100_000 + "1", "\x00", "\ud800"):
         assert text in assemble(PROBLEM, text)

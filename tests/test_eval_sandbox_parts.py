@@ -66,6 +66,9 @@ def test_plain_values_arrive_as_they_left():
         value = random_value(rng)
         assert same_types(wire.loads(wire.dumps(value)), value), value
     assert math.isnan(wire.loads(wire.dumps(float("nan"))))
+    form = [1, 2]
+    wire.decode(form).append(3)
+    assert form == [1, 2]
 
 
 def test_subclasses_arrive_as_their_plain_base():

@@ -26,7 +26,7 @@ from typing import Any
 from data.errors import UserError
 from eval.sandbox import wire
 from eval.sandbox.compare import OUTPUT_TOLERANCE, Compare, Sequences
-from eval.sandbox.verdict import FAULT, CodeVerdict, Isolation, Level
+from eval.sandbox.verdict import CodeVerdict, Isolation, Level
 
 TIMEOUT_S = 10.0
 MEMORY_MB = 1024
@@ -38,9 +38,11 @@ GRACE_SECONDS = 5.0
 class Sandbox:
     """One pair of processes; a context, or to be closed. Questions from several threads wait in turn."""
 
-    def __init__(self, level: Level = "namespaces") -> None:
+    def __init__(self, level: Level = "namespaces", *, at_least: Level = "unsandboxed") -> None:
         self.level = level
         """The strongest level to try; weaker ones follow where the machine refuses it."""
+        self.at_least = at_least
+        """The weakest level to run anything at; below it every question raises UserError."""
         self._lock = threading.Lock()
         self._pair: list[subprocess.Popen[bytes]] = []
         self._channel: socket.socket | None = None
@@ -60,16 +62,19 @@ class Sandbox:
         test: str,
         entry_point: str,
         *,
+        prompt: str = "",
         timeout_s: float = TIMEOUT_S,
         memory_mb: int = MEMORY_MB,
     ) -> CodeVerdict:
         """Judge a program by a test in HumanEval's form, which defines check(candidate) and asserts.
 
         The test runs beside the program, not in it: candidate(...) is a call to the other process. Names that
-        the test uses and does not define are the functions before the entry point in the program's text, else
-        the program's globals, else the common modules of the standard library.
+        the test uses and does not define are the functions before the entry point in `prompt`, the problem's
+        own text, else the common modules of the standard library, else the program's globals. Without a
+        prompt, those before the entry point in the program's text take its place: give it wherever the text
+        before the entry point may be the model's.
         """
-        fields = {"program": program, "test": test, "entry_point": entry_point}
+        fields = {"program": program, "test": test, "entry_point": entry_point, "prompt": prompt}
         return self._ask("check", fields, timeout_s, memory_mb, timeout_s)
 
     def run_asserts(
@@ -192,7 +197,11 @@ class Sandbox:
             started = time.monotonic()
             status, reason, num_passed = self._answer(payload, longest_s + GRACE_SECONDS)
             isolation = str(self._isolation) if self._isolation else "unsandboxed"
-            return CodeVerdict(status, reason, time.monotonic() - started, isolation, num_passed)
+            is_fault = status == "fault"
+            if is_fault:
+                status, reason = "error", f"sandbox: {reason}"
+            seconds = time.monotonic() - started
+            return CodeVerdict(status, reason, seconds, isolation, num_passed, is_fault)
 
     def _pack(self, kind: str, fields: dict[str, Any], timeout_s: float, memory_mb: int) -> bytes:
         if timeout_s <= 0 or memory_mb <= 0:
@@ -222,10 +231,10 @@ class Sandbox:
             return "timeout", "the test took all the time after the program's answer", 0
         except wire.Closed:
             self._stop()
-            return "error", f"{FAULT}the judge died", 0
+            return "fault", "the judge died", 0
         except wire.WireError as error:
             self._stop()
-            return "error", f"{FAULT}{error}", 0
+            return "fault", str(error), 0
 
     def _start(self) -> None:
         if self._pair and self._owner == os.getpid() and all(p.poll() is None for p in self._pair):
@@ -241,11 +250,12 @@ class Sandbox:
             self._stop()
             level = report["restart"]
         found = Isolation(report["level"], tuple(report["layers"]), tuple(dict.fromkeys(missing)))
-        if self._isolation and LEVELS.index(found.level) > LEVELS.index(self._isolation.level):
-            # Whoever asked for the isolation before must not get less of it after a restart.
+        # Whoever asked for the isolation before must not get less of it after a restart.
+        least = self._isolation.level if self._isolation else self.at_least
+        if LEVELS.index(found.level) > LEVELS.index(least):
             self._stop()
             raise UserError(
-                f"the code sandbox was to restart at level {self._isolation.level} and only {found.level} is "
+                f"the code sandbox was to start at level {least} as before and only {found.level} is "
                 f"left ({'; '.join(found.missing)}); mend that, or start again to accept it"
             )
         self._isolation = found

@@ -28,13 +28,12 @@ from eval.sandbox import names, wire
 from eval.sandbox.compare import is_root, same_as_reference, same_items, same_truth, same_value
 from eval.sandbox.remote import Ended, NotPlain, OutOfTime, Program, Raised, Remote
 from eval.sandbox.scripts import judge_stdio
-from eval.sandbox.verdict import FAULT
 
 MEMORY_BYTES = 4 << 30
 END_SECONDS = 20.0
 """How long killing everything that a program started may take."""
 Outcome = tuple[str, str]
-"""(status, reason)."""
+"""(status, reason); besides the statuses of a verdict, "fault": nothing is said about the program."""
 
 
 def main() -> None:
@@ -60,8 +59,9 @@ def main() -> None:
             ground.is_counting = fields.pop("count", False)
             try:
                 status, reason = kinds[kind](ground, **fields)
-            finally:
-                ends = ground.end()
+            except (Exception, Ended, OutOfTime) as error:  # noqa: BLE001 - one question's fault is not the next one's
+                status, reason = "fault", f"the judge failed: {_said(error)}"
+            ends = ground.end()
             status, reason = _with_end(status, reason, ends)
             answer = {"status": status, "reason": reason, "num_passed": ground.num_passed}
             reply = json.dumps(answer).encode()
@@ -107,13 +107,18 @@ class Ground:
         return json.loads(wire.receive(self.zygote, time.monotonic() + END_SECONDS))["ended"]
 
 
-def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has_check: bool) -> Outcome:
-    """`test` defines check(candidate), which asserts; without `has_check` its own statements assert."""
+def judge_test(
+    ground: Ground, *, program: str, test: str, entry_point: str, has_check: bool, prompt: str = ""
+) -> Outcome:
+    """`test` defines check(candidate), which asserts; without `has_check` its own statements assert.
+
+    `prompt` is the problem's text, to find the test's helpers in.
+    """
     try:
         code = compile(test, "<test>", "exec")
         missing = set() if names.uses_only_its_own(code) else names.free_names(test) - {entry_point}
     except (SyntaxError, ValueError) as error:
-        return "error", f"{FAULT}the test does not compile: {error}"
+        return "fault", f"the test does not compile: {error}"
     running = ground.program()
     outcome = _load(running, program, entry_point)
     if outcome:
@@ -121,13 +126,16 @@ def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has
     candidate = running.function(entry_point)
     namespace: dict[str, Any] = {"__name__": "test", entry_point: candidate}
     if missing:
-        namespace |= _borrow(ground, running, program, entry_point, missing)
+        borrow = partial(_borrow, ground, running, prompt or program, entry_point, missing)
+        outcome = _settle(running, lambda: namespace.update(borrow()))
+        if outcome:
+            return outcome
     if ground.is_counting and not has_check:
         return _count_asserts(ground, running, test, namespace)
     outcome = _run_test(ground, running, code, namespace)
     if has_check and not outcome:
         if not callable(namespace.get("check")):
-            return "error", f"{FAULT}the test defines no function check(candidate)"
+            return "fault", "the test defines no function check(candidate)"
         outcome = _run_test(ground, running, code, namespace, lambda: namespace["check"](candidate))
     return outcome or _stopped(running) or ("passed", "")
 
@@ -171,22 +179,23 @@ def _run_test(
         stopped = _stopped(running)
         if stopped:
             return stopped
-        if running.raised and str(error) == running.raised[1]:
+        if running.raised and _said(error) == running.raised[1]:
             return "error", ": ".join(running.raised)
         return "failed", _text(type(error).__name__, error, code)
     return None
 
 
 def _borrow(
-    ground: Ground, running: Program, program: str, entry_point: str, missing: set[str]
+    ground: Ground, running: Program, text: str, entry_point: str, missing: set[str]
 ) -> dict[str, Any]:
     """Find what the test uses and does not define.
 
-    Functions that stand before the entry point are run from there, in a process without the rest: what comes
-    later cannot redefine them. Other globals are the program's own, modules of the standard library ours.
+    Functions that stand before the entry point in `text` are run from there, in a process without the rest:
+    what comes later cannot redefine them. Other globals are the program's own, modules of the standard
+    library ours.
     """
     found: dict[str, Any] = {}
-    before, functions = names.part_before(program, entry_point)
+    before, functions = names.part_before(text, entry_point)
     helpers = missing & functions
     if helpers:
         helper = ground.program()
@@ -243,9 +252,11 @@ def judge_calls(
                     return True
             return same_value(got, wanted, tolerance=tolerance, sequences=sequences)
 
-        if any(map(is_right, right)):
-            ground.num_passed += 1
-            continue
+        # A value may raise when it is compared: a signalling NaN does, and then it is not the right one.
+        with contextlib.suppress(Exception):
+            if any(map(is_right, right)):
+                ground.num_passed += 1
+                continue
         failed = failed or ("failed", f"call {number}: got {_short(got)}, expected {_short(right[0])}")
         if not ground.is_counting:
             return failed
@@ -263,7 +274,7 @@ class Failure:
 def _call(running: Program, entry_point: str, arguments: Any, *, by_truth: bool, limit_s: float) -> Any:
     """The value of a call or a Failure; `by_truth`: True for an object, say a regular expression's match."""
     try:
-        value = running.call(entry_point, tuple(arguments), {})
+        value = running.value(entry_point, arguments)
         if type(value) is Remote:
             return True if by_truth else Failure("failed", f"{value!r} is no plain value")
         return value
@@ -298,10 +309,21 @@ def compute_values(ground: Ground, *, program: str, entry_point: str, calls: lis
 def _load(running: Program, program: str, entry_point: str) -> Outcome | None:
     """Run the program's text; the outcome when that settles it."""
     name = entry_point.partition(".")[0]
-    try:
+    is_there = False
+
+    def load() -> None:
+        nonlocal is_there
         running.load(program)
-        if not running.has(name):
-            return "error", f"the program defines no '{entry_point}'"
+        is_there = running.has(name)
+
+    outcome = _settle(running, load)
+    return outcome or (None if is_there else ("error", f"the program defines no '{entry_point}'"))
+
+
+def _settle(running: Program, prepare: Callable[[], None]) -> Outcome | None:
+    """Prepare the first call; the outcome when the program does not let that happen."""
+    try:
+        prepare()
     except OutOfTime:
         return "timeout", "the program's own statements took all the time"
     except Ended as error:
@@ -344,13 +366,20 @@ def _text(kind: str, error: BaseException, code: Any) -> str:
         if trace.tb_frame.f_code.co_filename == code.co_filename:
             line = trace.tb_lineno
         trace = trace.tb_next
-    said = _short(str(error)) if str(error) else ""
+    said = _short(_said(error))
     return f"{kind} in line {line} of the test" + (f": {said}" if said else "")
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its argument is the program's: an object, an integer of many digits
+        return type(error).__name__
 
 
 def _short(value: Any) -> str:
     try:
         text = repr(value) if not isinstance(value, str) else value
-    except (ValueError, RecursionError):  # an integer of thousands of digits
+    except Exception:  # noqa: BLE001 - an integer of thousands of digits, say
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -77,11 +77,13 @@ def _run(ground: "Ground", program: str, text: str, deadline: float) -> tuple[by
         with contextlib.suppress(wire.Closed, wire.WireError):
             # What it raised comes before the end of the channel, which is the end of the process.
             reply = wire.parse(wire.receive(channel, deadline))
-            if type(reply) is dict and type(reply.get("x")) is list:
-                raised = ": ".join(str(part)[:400] for part in reply["x"])[:400]
+            said = reply.get("x") if type(reply) is dict else None
+            if type(said) is list and all(type(part) is str for part in said):
+                raised = ": ".join(said)[:400]
             wire.receive(channel, deadline)
         return output, raised, ground.end()[0]
     finally:
+        ground.end()  # after too much output too: the next case counts its own processes
         for end in (in_read, in_write, out_read, out_write):
             if end >= 0:
                 os.close(end)
