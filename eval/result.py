@@ -21,6 +21,7 @@ from eval.metrics import (
     wilson_interval,
 )
 from eval.submissions import expected_n_at_k
+from eval.votes import vote_key
 
 SUBMISSIONS = (1, 10)
 """Programs handed in of those that pass the public tests: AlphaCode reports 10@k."""
@@ -54,7 +55,8 @@ class EvalResult:
     pass_at: Mapping[int, Estimate]
     """k -> pass@k, unbiased, over the problems with at least k judged samples."""
     maj_at: Mapping[int, Estimate]
-    """k -> is the majority answer of the first k samples correct; empty unless answers were extracted."""
+    """k -> is the majority answer of the first k samples correct; empty unless answers were extracted.
+    Spellings of one answer vote together (eval.votes)."""
     best_at: Mapping[int, Estimate]
     """k -> is the highest scored of the first k samples correct; empty unless all samples have scores."""
     weighted_at: Mapping[int, Estimate]
@@ -142,6 +144,7 @@ def summarise(
     has_scores = all(row.get("score") is not None for row in flat)
     has_weights = has_scores and all(0 <= row["score"] <= 1 for row in flat)
     groups = list(rows.values())
+    voting = [[row | {"answer": _vote(row)} for row in group] for group in groups] if has_answers else []
     ends = [row["finish_reason"] for row in flat if row["finish_reason"] is not None]
 
     def share(count: int) -> float:
@@ -157,9 +160,9 @@ def summarise(
             k: _estimate([pass_at_k(len(g), sum(map(_is_correct, g)), k) for g in judged if len(g) >= k])
             for k in ks
         },
-        maj_at={k: _chosen(groups, k, _majority) for k in ks} if has_answers else {},
+        maj_at={k: _chosen(voting, k, _majority) for k in ks} if has_answers else {},
         best_at={k: _chosen(groups, k, _best) for k in ks} if has_scores else {},
-        weighted_at={k: _chosen(groups, k, _weighted) for k in ks} if has_answers and has_weights else {},
+        weighted_at={k: _chosen(voting, k, _weighted) for k in ks} if has_answers and has_weights else {},
         submitted_at={(n, k): _submitted(judged, n, k) for k in ks for n in SUBMISSIONS if n < k}
         if any(row.get("public") is not None for row in flat)
         else {},
@@ -202,6 +205,10 @@ def _submitted(judged: Sequence[Sequence[Row]], n: int, k: int) -> Estimate:
             public = [row for row in known if row["public"]]
             values.append(expected_n_at_k(len(known), len(public), sum(map(_is_correct, public)), n, k))
     return _estimate(values)
+
+
+def _vote(row: Row) -> str | None:
+    return None if row["answer"] is None else vote_key(row["answer"])
 
 
 def _majority(group: Sequence[Row]) -> int | None:

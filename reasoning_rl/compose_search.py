@@ -9,9 +9,9 @@ from data.errors import UserError
 from data.prompts import get_template, render
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
-from eval.search.choose import vote_key
 from eval.search.rules import Models, Rules
 from eval.search.run import SearchResult, search
+from eval.votes import vote_key
 from prm.model import load_tokenizer
 from reasoning_rl.compose import check_isolation, load_step_scorer
 from reasoning_rl.rollout.pool import EngineChoice, open_generator

@@ -139,6 +139,21 @@ def test_nothing_judged_is_said_and_is_valid_json(tmp_path):
     assert numbers(tmp_path)["accuracy"] == {"value": None, "low": None, "high": None, "num_problems": 0}
 
 
+def test_spellings_of_one_answer_vote_together_as_in_a_search(tmp_path):
+    """1,000 and 1000 and $1000 are three votes for one answer, 7 has two."""
+    problem = Problem("p", "q", "1000")
+    answers = ["1,000", "7", "1000", "7", "$1000"]
+    result = run(
+        tmp_path,
+        lambda problem, response: Verdict("wrong" if "7" in response else "correct"),
+        problems=[problem],
+        samples={"p": [f"#### {answer}" for answer in answers]},
+        scores={"p": [0.4, 0.5, 0.4, 0.5, 0.4]},  # 1.2 against 1.0
+    )
+    assert (result.maj_at[5].value, result.weighted_at[5].value) == (1.0, 1.0)
+    assert [row["answer"] for row in untimed(tmp_path)] == answers, "on record as extracted"
+
+
 def test_without_an_extractor_there_is_no_majority(tmp_path):
     result = run(tmp_path, extract=None)
     assert result.maj_at == {}
