@@ -28,10 +28,12 @@ from data.files import append_jsonl, cut_torn_line, read_jsonl, write_atomically
 from data.protocols import Grader, TextGenerator
 from data.schema import Problem, Sampling
 from eval.result import EvalResult, Row, summarise
-from eval.sample_files import sample_rows
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """(samples done, samples in all, running numbers)."""
+
+SECONDS_UNRECORDED = 0.2
+"""How long a verdict may wait to be written: a kill loses at most these, and the sample in flight."""
 
 
 def evaluate(
@@ -59,8 +61,8 @@ def evaluate(
     `settings` is recorded with what else decides the numbers.
 
     Every batch has a random stream of its own, so an interrupted run ends with the numbers of an
-    uninterrupted one. A sample on record is never graded again; only a batch that a crash tore in two is
-    generated again, from the same stream, to make up its missing samples.
+    uninterrupted one. Verdicts are recorded as they come, and a sample on record is never graded again; only
+    a batch that was torn in two is generated again, from the same stream, to make up its missing samples.
 
     Raises UserError when out_dir holds a run with other settings or a broken samples.jsonl.
     """
@@ -88,12 +90,14 @@ def evaluate(
             drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
         else:
             drawn = _given(batch, samples or {}, scores)
-        new = [
-            _judge(problem, row, grader, extract, passes_public)
-            for problem, row in drawn
-            if (problem.id, row["sample"]) not in rows
-        ]
-        append_jsonl(path, new)
+        new = _record(
+            path,
+            (
+                _judge(problem, row, grader, extract, passes_public)
+                for problem, row in drawn
+                if (problem.id, row["sample"]) not in rows
+            ),
+        )
         rows |= {(row["id"], row["sample"]): row for row in new}
         if on_progress:
             on_progress(len(rows), total, _running(rows.values()))
@@ -101,54 +105,6 @@ def evaluate(
     result = summarise(ordered, settings=recorded, num_missing=len(problems) - len(ordered))
     write_atomically(out_dir / "result.json", json.dumps(result.to_dict(), indent=1) + "\n")
     return result
-
-
-def read_samples(path: str | Path, problems: Sequence[Problem]) -> dict[str, list[str]]:
-    """Return problem id -> responses, from rows {id, response} with an optional 0-based index `sample`.
-
-    `problem`, the problem's text, may stand in place of `id`; only white space may differ. human-eval's rows
-    {task_id, completion} and EvalPlus' {task_id, solution} are read as they are; a task_id that is a number
-    stands for the problem whose id ends in it. Rows of one problem are put in the order of `sample`, else
-    kept in the order of the file. A problem without rows is absent: `evaluate` reports how many are. Raises
-    UserError with file and line for broken JSON, a missing or mistyped field, an unknown id, a sample given
-    twice, rows with and without index.
-    """
-    assert problems, "no problems to read samples for"
-    known = {p.id for p in problems}
-    numbers = {p.id.rpartition("/")[2]: p.id for p in problems}
-    by_text = {" ".join(p.text.split()): p.id for p in problems}
-    found: dict[str, dict[int, str]] = {}
-    lines: dict[tuple[str, int], int] = {}
-    indexed: dict[str, bool] = {}
-    for line, row in sample_rows(path):
-        where = f"{path}:{line}"
-        if "problem" in row and "id" not in row and "task_id" not in row:
-            name, response = _by_text(row, by_text, where), _text_field(row, "response", where)
-        else:
-            name, response = _sample(row, where)
-        if name not in known and name.isdigit():
-            name = numbers.get(name, name)
-        if name not in known:
-            raise UserError(
-                f"{where}: id '{name}' is none of the {len(known)} problems "
-                f"(such as '{problems[0].id}'); check the benchmark, split and limit"
-            )
-        group = found.setdefault(name, {})
-        sample = row.get("sample", len(group))
-        if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
-            raise UserError(f"{where}: field 'sample' must be an index from 0, got {json.dumps(sample)}")
-        if indexed.setdefault(name, "sample" in row) != ("sample" in row):
-            raise UserError(f"{where}: id '{name}' has rows with and without 'sample'; give all or none")
-        if sample in group:
-            raise UserError(
-                f"{where}: sample {sample} of id '{name}' stands in line {lines[name, sample]} already; "
-                "remove one of them"
-            )
-        group[sample] = response
-        lines[name, sample] = line
-    if not found:
-        raise UserError(f"{path}: no samples; expected one JSON object {{id, response}} a line")
-    return {name: [group[k] for k in sorted(group)] for name, group in found.items()}
 
 
 def _count_samples(
@@ -180,37 +136,6 @@ def _own_settings(
         return own | digests
     prompts = short_digest(render(p.text) for p in problems)
     return own | {"prompts": prompts, "sampling": asdict(sampling), "batch_size": batch_size}
-
-
-def _by_text(row: Row, ids: Mapping[str, str], where: str) -> str:
-    """Problem id of a row that gives the problem's text."""
-    text = " ".join(_text_field(row, "problem", where).split())
-    if text not in ids:
-        shown = text if len(text) <= 60 else text[:60] + "..."
-        raise UserError(
-            f"{where}: problem '{shown}' is none of the {len(ids)} problems; "
-            "check the benchmark, split and limit"
-        )
-    return ids[text]
-
-
-def _sample(row: Row, where: str) -> tuple[str, str]:
-    """Problem id and response of a row of a samples file."""
-    if "task_id" not in row:
-        name, response = (_text_field(row, field, where) for field in ("id", "response"))
-        return name, response
-    if isinstance(row["task_id"], int) and not isinstance(row["task_id"], bool):
-        row = row | {"task_id": str(row["task_id"])}
-    field = "solution" if "solution" in row and "completion" not in row else "completion"
-    return _text_field(row, "task_id", where), _text_field(row, field, where, "task_id, completion")
-
-
-def _text_field(row: Row, field: str, where: str, expected: str = "id (or problem) and response") -> str:
-    if field not in row:
-        raise UserError(f"{where}: no field '{field}' (has: {', '.join(row) or 'none'}); expected {expected}")
-    if not isinstance(row[field], str):
-        raise UserError(f"{where}: field '{field}' must be a string, got {json.dumps(row[field])[:60]}")
-    return row[field]
 
 
 def check_settings(out_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -332,6 +257,25 @@ def _judge(
     if passes_public:
         judged["public"] = passes_public(problem, row["response"])
     return {**row, **judged}
+
+
+def _record(path: Path, judged: Iterator[Row]) -> list[Row]:
+    """Write rows while they are being judged, every SECONDS_UNRECORDED and where judging breaks off."""
+    done: list[Row] = []
+    waiting: list[Row] = []
+    written_at = time.monotonic()
+    try:
+        for row in judged:
+            waiting.append(row)
+            done.append(row)
+            if time.monotonic() - written_at >= SECONDS_UNRECORDED:
+                batch, waiting = waiting, []  # emptied first: a write that fails is not tried again
+                append_jsonl(path, batch)
+                written_at = time.monotonic()
+    finally:
+        if waiting:
+            append_jsonl(path, waiting)
+    return done
 
 
 def batch_seed(seed: int | None, batch: int) -> int:

@@ -19,8 +19,8 @@ from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
 from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader, make_public_check, read_benchmark
-from eval.run import EvalResult, evaluate, read_samples
-from eval.sample_files import read_sample_scores
+from eval.run import EvalResult, evaluate
+from eval.sample_files import read_sample_scores, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Backend, Loaded

@@ -8,7 +8,7 @@ from data.prompts import get_template, render
 from data.schema import Sampling
 from data.steps import step_texts
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
-from eval.run import read_samples
+from eval.sample_files import read_samples
 from prm.labelling.completer import Completer
 from prm.labelling.judge import JudgeFormat, ask_for_index, read_boxed_index
 from prm.labelling.run import Judge, Labelled, label_problems

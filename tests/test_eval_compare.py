@@ -16,8 +16,8 @@ from eval.metrics import (
     weighted_vote,
     weighted_vote_index,
 )
-from eval.run import evaluate, read_samples
-from eval.sample_files import read_sample_scores
+from eval.run import evaluate
+from eval.sample_files import read_sample_scores, read_samples
 
 
 def test_best_of_n_takes_the_highest_score_of_the_first_k():
