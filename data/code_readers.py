@@ -332,8 +332,8 @@ def _json_field(row: Row, name: str, default: str | None = None) -> Any:
     value = row.values.get(name) or default
     try:
         return json.loads(value) if isinstance(value, str) else field(row, name, (dict, list))
-    except ValueError as error:
-        raise UserError(f"{row.where}: field '{name}' is no JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{row.where}: field '{name}' is no JSON ({error}); mend it or remove it") from error
 
 
 def _joined(lines: Any) -> str:

@@ -171,7 +171,7 @@ def get_template(name: str) -> Template:
         raise UserError(f"unknown prompt template '{name}'" + did_you_mean(name, TEMPLATES))
     try:
         values = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{name}: unreadable as a prompt template ({error}); give JSON with before, after"
         ) from error

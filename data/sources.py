@@ -6,7 +6,6 @@ Not a parser of meaning: what the fields say is the business of `step_readers` a
         text = field(row, "problem", str)
 """
 
-import json
 import re
 import socket
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from data.errors import UserError
-from data.files import check_unicode, read_jsonl
+from data.files import check_unicode, parse_json, read_jsonl
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -164,15 +163,11 @@ def _json_rows(path: Path) -> Iterator[Row]:
             for number, values in read_jsonl(path):
                 yield Row(f"{path}:{number}", values)
             return
-        rows = json.loads(text)
+        rows = parse_json(text, str(path))
         if "\\ud" in text or "\\uD" in text:
             check_unicode(rows, str(path))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: broken JSON ({error.msg} at column {error.colno})"
-        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: unreadable ({error})") from error
+        raise UserError(f"{path}: unreadable ({error}); give a readable file in UTF-8") from error
     yield from _numbered(str(path), rows)
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import append_jsonl, cut_torn_line, read_jsonl, write_atomically
+from data.files import append_jsonl, cut_torn_line, read_jsonl, read_settings, write_atomically
 from data.protocols import Grader, TextGenerator
 from data.schema import Problem, Sampling
 from eval.result import EvalResult, Row, summarise
@@ -149,10 +149,7 @@ def check_settings(out_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]
             )
         write_atomically(path, json.dumps(wanted, indent=1) + "\n")
         return wanted
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: unreadable ({error}); choose another output folder") from error
+    stored = read_settings(path, "choose another output folder")
     old, new = dict(_leaves(stored)), dict(_leaves(wanted))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     # What a user set says more than the digests and derived settings it changes.

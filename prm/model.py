@@ -356,7 +356,10 @@ def char_ends(offsets: Sequence[tuple[int, int]], length: int) -> list[int]:
 
 def load_or_refuse(path: str | Path, read: Any) -> Any:
     if not Path(path).exists() and (isinstance(path, Path) or _is_surely_local(path)):
-        raise UserError(f"{path}: no such file or folder (working folder: {Path.cwd()})")
+        raise UserError(
+            f"{path}: no such file or folder (working folder: {Path.cwd()}); "
+            "give the folder of a model, or a hub id owner/name"
+        )
     try:
         with no_progress_bar():
             return read()

@@ -101,7 +101,7 @@ def test_a_run_against_itself_differs_in_nothing(tmp_path):
 
 def test_mistaken_folders_are_named(tmp_path):
     folder = run(tmp_path, "a", ["1"])
-    with pytest.raises(UserError, match="none: no evaluation there"):
+    with pytest.raises(UserError, match=r"settings.json: unreadable .*give the output folder of"):
         compare_runs(folder, tmp_path / "none")
     with pytest.raises(UserError, match="compare runs of one benchmark"):
         compare_runs(folder, run(tmp_path, "b", ["1"], benchmark="math"))

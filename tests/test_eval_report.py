@@ -256,3 +256,36 @@ def test_the_page_says_what_kept_programs_in(tmp_path) -> None:
 
 def test_cells_are_escaped() -> None:
     assert "<td>&lt;i&gt;</td>" in table("t", [["a"], ["<i>"]])
+
+
+@pytest.mark.parametrize(
+    "settings", ["[]", '{"run": [1]}', "[" * 100_000, "{", '{"seed": ' + "9" * 5000 + "}", None]
+)
+def test_settings_that_are_no_settings_are_named_with_the_remedy(tmp_path, settings):
+    write_evaluation(tmp_path / "eval", [True] * 12)
+    path = tmp_path / "eval" / "settings.json"
+    path.unlink() if settings is None else path.write_text(settings)
+    with pytest.raises(UserError) as error:
+        read_runs([tmp_path])
+    assert f"{path}: " in str(error.value) and "or evaluate again" in str(error.value)
+
+
+def test_settings_of_other_benchmarks_only_hide_the_problems(tmp_path):
+    write_evaluation(tmp_path / "eval", [True] * 12, {"benchmark": ["arithmetic"], "source": 5})
+    assert read_runs([tmp_path])[0].evaluations["eval"].problems is None
+
+
+def test_a_row_without_texts_is_named(tmp_path):
+    write_evaluation(tmp_path / "eval", [True] * 12)
+    path = tmp_path / "eval" / "samples.jsonl"
+    path.write_text('{"id": "a", "response": "b", "verdict": ["x"]}\n')
+    with pytest.raises(UserError, match=r"samples\.jsonl:1: needs id, response and verdict as texts"):
+        read_runs([tmp_path])
+
+
+def test_a_report_into_a_file_is_refused(tmp_path, capsys):
+    folder = write_run(tmp_path / "run", [True] * 12)
+    (tmp_path / "file").write_text("kept")
+    said = failure(capsys, "report", folder, "--output-dir", tmp_path / "file")
+    assert f"{tmp_path / 'file'}: is no folder to write to (File exists); give another one" in said
+    assert (tmp_path / "file").read_text() == "kept"
