@@ -59,8 +59,7 @@ def grade(
 
     `unjudged` means that equality could not be decided. `tolerance` is how far a number may lie from the
     gold number and be right (None: equality), for benchmarks whose answers are rounded. Never raises, for any
-    two strings. Takes at most `timeout_s` and a little, besides the wait for other threads' comparisons and
-    one start of the worker.
+    two strings. Takes at most `timeout_s` and a little, besides the wait for other threads' comparisons.
     """
     start = time.monotonic()
     plain = _PLAIN.fullmatch(prediction)
