@@ -42,13 +42,16 @@ class Comparison:
     def rows(self) -> list[tuple[str, str]]:
         """Return (label, value) pairs for a printed table."""
         low, high = self.interval
+        interval = f"95% {100 * low:+.1f} to {100 * high:+.1f}"
+        if self.num_problems < 2:
+            interval = "no interval of one problem"
         lost = sum(a > b for a, b in self.flipped.values())
         rows = [
             ("first, pass@1", f"{self.first:.1%}"),
             ("second, pass@1", f"{self.second:.1%}"),
             (
                 "difference",
-                f"{100 * self.difference:+.1f} points  (95% {100 * low:+.1f} to {100 * high:+.1f})",
+                f"{100 * self.difference:+.1f} points  ({interval})",
             ),
             ("gained / lost", f"{len(self.flipped) - lost} / {lost} of {self.num_problems} problems"),
             ("p (McNemar)", f"{self.p_value:.3g}"),

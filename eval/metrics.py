@@ -106,10 +106,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return (low, high) of the mean by the percentile bootstrap over `values`, one value a problem.
 
-    The same seed gives the same interval.
+    The same seed gives the same interval. NaN for fewer than two values: of one every resample is the same.
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
+    if array.size < 2:
         return NAN, NAN
     rng = np.random.default_rng(seed)
     # One resample at a time: all of them at once would need num_resamples * len(values) integers.

@@ -97,11 +97,12 @@ class EvalResult:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return (label, value) pairs for a printed table."""
-        rows = [("pass@1", _shown(self.accuracy))]
-        rows += [(f"pass@{k}", _shown(e)) for k, e in self.pass_at.items() if k > 1]
-        rows += [(f"maj@{k}", _shown(e)) for k, e in self.maj_at.items() if k > 1]
-        rows += [(f"best-of-{k} by score", _shown(e)) for k, e in self.best_at.items() if k > 1]
-        rows += [(f"weighted vote of {k}", _shown(e)) for k, e in self.weighted_at.items() if k > 1]
+        total = self.num_problems + self.num_missing
+        rows = [("pass@1", _shown(self.accuracy, total))]
+        rows += [(f"pass@{k}", _shown(e, total)) for k, e in self.pass_at.items() if k > 1]
+        rows += [(f"maj@{k}", _shown(e, total)) for k, e in self.maj_at.items() if k > 1]
+        rows += [(f"best-of-{k} by score", _shown(e, total)) for k, e in self.best_at.items() if k > 1]
+        rows += [(f"weighted vote of {k}", _shown(e, total)) for k, e in self.weighted_at.items() if k > 1]
         rows += [
             (f"{n}@{k} by public tests, {e.num_problems} problems", _shown(e))
             for (n, k), e in self.submitted_at.items()
@@ -237,7 +238,12 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return {key: None if value != value else value for key, value in values.items()}
 
 
-def _shown(estimate: Estimate) -> str:
+def _shown(estimate: Estimate, total: int = 0) -> str:
+    """The estimate, and of how many of `total` problems it is where it is not of all."""
     if not estimate.num_problems:
         return "none judged"
-    return f"{estimate.value:.1%}  (95% {estimate.low:.1%} to {estimate.high:.1%})"
+    interval = f"95% {estimate.low:.1%} to {estimate.high:.1%}"
+    if estimate.low != estimate.low:
+        interval = "no interval of one problem"
+    part = f", over {estimate.num_problems} of {total} problems" if estimate.num_problems < total else ""
+    return f"{estimate.value:.1%}  ({interval}){part}"

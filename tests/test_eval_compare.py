@@ -99,6 +99,11 @@ def test_a_run_against_itself_differs_in_nothing(tmp_path):
     assert found.difference == 0 and found.interval == (0, 0) and not found.flipped and found.p_value == 1
 
 
+def test_of_one_problem_there_is_no_interval(tmp_path):
+    found = compare_runs(run(tmp_path, "a", ["1"]), run(tmp_path, "b", ["0"]))
+    assert dict(found.rows())["difference"].endswith("points  (no interval of one problem)")
+
+
 def test_mistaken_folders_are_named(tmp_path):
     folder = run(tmp_path, "a", ["1"])
     with pytest.raises(UserError, match=r"settings.json: unreadable .*give the output folder of"):

@@ -289,3 +289,13 @@ def test_a_report_into_a_file_is_refused(tmp_path, capsys):
     said = failure(capsys, "report", folder, "--output-dir", tmp_path / "file")
     assert f"{tmp_path / 'file'}: is no folder to write to (File exists); give another one" in said
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_one_problem_partly_right_is_drawn_without_an_interval(tmp_path):
+    for name, rights in (("a", [True, False]), ("b", [True, True])):
+        write_evaluation(tmp_path / name / "eval", rights, problems=[PROBLEMS[0]] * 2)
+    runs = read_runs([tmp_path / "a", tmp_path / "b"])
+    bar = accuracy("all", runs[0].evaluations["eval"].rows)
+    assert bar is not None and bar.shown == "50.0"
+    assert comparisons(runs)[1][4] == "+50.0"
+    assert write_report(tmp_path / "report", runs, show=lambda samples: "").exists()

@@ -1,6 +1,7 @@
 """Evaluation runs: numbers by hand, resuming, and what is said about bad input."""
 
 import json
+import math
 import os
 import random
 from dataclasses import replace
@@ -112,7 +113,22 @@ def test_numbers_by_hand(tmp_path):
     assert [call[:2] for call in seen] == [(6, 9), (9, 9)]
     assert seen[-1][2]["correct"] == pytest.approx(4 / 9)
     assert ("problems without samples (left out)", "4") in result.rows()
-    assert ("maj@3", "66.7%  (95% 20.8% to 93.9%)") in result.rows()
+    assert ("maj@3", "66.7%  (95% 20.8% to 93.9%), over 3 of 7 problems") in result.rows()
+
+
+def test_the_table_says_how_many_of_the_problems_the_accuracy_is_of(tmp_path):
+    rows = dict(run(tmp_path, samples={"p1": ["#### 2"]}).rows())
+    assert rows["pass@1"].startswith("100.0%") and rows["pass@1"].endswith("over 1 of 7 problems")
+    whole = dict(run(tmp_path / "whole", samples={p.id: ["#### 2"] for p in PROBLEMS}).rows())
+    assert "over" not in whole["pass@1"]
+
+
+def test_one_problem_that_is_partly_right_has_no_interval(tmp_path):
+    """The bootstrap over one problem always draws the same: a width of zero would pass for certainty."""
+    result = run(tmp_path, samples={"p1": ["#### 2", "#### 3"]})
+    assert result.accuracy.value == 0.5 and math.isnan(result.accuracy.low)
+    assert dict(result.rows())["pass@1"] == "50.0%  (no interval of one problem), over 1 of 7 problems"
+    assert numbers(tmp_path)["accuracy"] == {"value": 0.5, "low": None, "high": None, "num_problems": 1}
 
 
 def test_one_sample_a_problem_has_wilsons_interval(tmp_path):
