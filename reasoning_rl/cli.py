@@ -103,6 +103,14 @@ def _dispatch(words: list[str]) -> None:
     # Said on standard output, between a command's results, wherever DeepSpeed is installed without a GPU.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())
     load(VERBS[name].run)(rest)
+    _leave_group()
+
+
+def _leave_group() -> None:
+    """End this process's part in a launcher's group; left to its destructor, a torch thread may abort it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def overview() -> str:
