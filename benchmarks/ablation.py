@@ -85,7 +85,8 @@ def train(name: str, seed: int, models: str, output_dir: str, iterations: int) -
     from accelerate import Accelerator
 
     from reasoning_rl.compose import train_ppo
-    from reasoning_rl.config import PPOConfig, merge
+    from reasoning_rl.config import PPOConfig
+    from reasoning_rl.presets import merge
     from reasoning_rl.quickstart import PPO
     from reasoning_rl.telemetry import RunLog
 

@@ -22,6 +22,13 @@ Keys of --json:
     hard_per_cpu_second, hard_per_cpu_second_math_verify, hard_ratio
     cases, cases_correct         rows of tests/grader_cases.jsonl without a ruling, and verdicts as labelled
     cases_correct_math_verify    the same for math-verify, with its defaults
+    found, found_right, found_right_math_verify
+                                 those of the cases that are not equal as text, a hard set that is not our own
+                                 choice; and verdicts as labelled
+    found_unjudged               verdicts of ours that leave it open
+    found_ratio                  math-verify's CPU-seconds / ours, a process of one thread each, without what
+                                 it takes to start and to grade one pair
+    found_ratio_with_start       the same, start and all imports counted
     slowest_seconds              longest verdict of ours but one (that one may start the worker), wall clock
 """
 
@@ -29,6 +36,7 @@ import argparse
 import json
 import logging
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -201,6 +209,7 @@ def measure(data: Path) -> dict[str, Any]:
         **ratios,
         **measure_hard(),
         **measure_cases(),
+        **measure_found(found_pairs()),
         "slowest_seconds": sorted(times)[-2],
     }
 
@@ -247,6 +256,70 @@ def measure_cases() -> dict[str, Any]:
     }
 
 
+def found_pairs() -> list[tuple[str, str, bool]]:
+    """Return (gold, answer, same) of the other graders' cases that text alone does not settle."""
+    cases = [row for _, row in read_jsonl(CASES) if "ruling" not in row]
+    return [(c["gold"], c["answer"], c["same"]) for c in cases if _plain(c["gold"]) != _plain(c["answer"])]
+
+
+def _plain(text: str) -> str:
+    return "".join(text.split()).strip("$.")
+
+
+def measure_found(pairs: list[tuple[str, str, bool]]) -> dict[str, Any]:
+    """Return the figures of pairs, each side in a process of its own."""
+    sides = {}
+    for side in ("stepwell", "math-verify"):
+        start = min(_run_side(side, [])[0] for _ in range(2))
+        total, said = _run_side(side, pairs)
+        sides[side] = total, total - start, said
+    own, other = sides["stepwell"], sides["math-verify"]
+
+    def right(said: list[str]) -> int:
+        return sum((one == "correct") == same for one, (_, _, same) in zip(said, pairs, strict=True))
+
+    return {
+        "found": len(pairs),
+        "found_right": right(own[2]),
+        "found_right_math_verify": right(other[2]),
+        "found_unjudged": own[2].count("unjudged"),
+        "found_per_cpu_second": len(pairs) / own[1],
+        "found_per_cpu_second_math_verify": len(pairs) / other[1],
+        "found_ratio": other[1] / own[1],
+        "found_ratio_with_start": other[0] / own[0],
+    }
+
+
+def _run_side(side: str, pairs: list[tuple[str, str, bool]]) -> tuple[float, list[str]]:
+    """CPU-seconds of a process and of all that it started, and its verdicts."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    child = subprocess.run(
+        [sys.executable, __file__, "--side", side],
+        input=json.dumps(pairs),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, json.loads(child.stdout)
+
+
+def judge_pairs(side: str) -> None:
+    """Grade the pairs of standard input; print the verdicts."""
+    pairs = json.load(sys.stdin)
+    if side == "stepwell":
+        grade(r"1", r"\int_0^1 2x dx", timeout_s=20)  # so that there is a start to subtract
+        said = [grade(gold, answer, timeout_s=20).status for gold, answer, _ in pairs]
+        WORKER.close()
+    else:
+        logging.getLogger("math_verify").setLevel(logging.CRITICAL)
+        plain_math_verify("1", r"$\int_0^1 2x dx$")
+        said = [
+            "correct" if plain_math_verify(g, a if "$" in a else f"${a}$") else "wrong" for g, a, _ in pairs
+        ]
+    sys.stdout.write(json.dumps(said))
+
+
 def show(figures: dict[str, Any], console: Console) -> None:
     table = Table(title="Answer grading")
     for heading in ("", "stepwell", "math-verify"):
@@ -267,14 +340,18 @@ def show(figures: dict[str, Any], console: Console) -> None:
     for label, key in (
         (f"right, {figures['hard']} hard expressions", "hard_correct"),
         (f"as labelled, {figures['cases']} cases of other graders", "cases_correct"),
+        (f"right, {figures['found']} found pairs, {figures['found_unjudged']} unjudged", "found_right"),
     ):
         table.add_row(label, str(figures[key]), str(figures[f"{key}_math_verify"]))
     rates = (figures[key] for key in ("hard_per_cpu_second", "hard_per_cpu_second_math_verify"))
     table.add_row("hard expressions per CPU-second", *(f"{rate:.0f}" for rate in rates))
+    rates = (figures[key] for key in ("found_per_cpu_second", "found_per_cpu_second_math_verify"))
+    table.add_row("found pairs per CPU-second", *(f"{rate:.0f}" for rate in rates))
     console.print(table)
     console.print(
         f"math-verify's cost / ours: {figures['ratio']:.1f} (GSM8K {figures['ratio_gsm8k']:.1f}, "
-        f"MATH-500 {figures['ratio_math500']:.1f}, hard expressions {figures['hard_ratio']:.1f})"
+        f"MATH-500 {figures['ratio_math500']:.1f}, hard expressions {figures['hard_ratio']:.1f}, found pairs "
+        f"{figures['found_ratio']:.1f}, with start {figures['found_ratio_with_start']:.1f})"
     )
     for row in figures["disagreements"] + figures["math500_others"]:
         console.print(json.dumps(row), markup=False, soft_wrap=True)
@@ -284,7 +361,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Grade recorded solutions and compare with math-verify.")
     parser.add_argument("--data", type=Path, default=DEFAULT_DATA, help="folder with solutions/ and math/")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--side", choices=("stepwell", "math-verify"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.side:
+        judge_pairs(arguments.side)
+        return
     if not arguments.data.is_dir():
         sys.exit(f"{arguments.data}: no such folder; give the data folder with --data")
     figures = measure(arguments.data)

@@ -6,11 +6,15 @@ A Problem's `text` is what a model is given, `solution` the reference program ("
 digest of the tests, so that a run over changed tests is not taken for the same. `meta` holds the tests, one
 of these forms:
 
-    check    prefix, test, entry_point              the test defines check(candidate); prefix goes before the
-    code asserts  test, entry_point                      statements that call the entry point and assert calls
-    entry_point, calls, expected           arguments and values, as JSON has them differs  prefix,
-    entry_point, calls, tolerance, reference, compare    expected values are the reference's stdio    cases
-    pairs (input, expected output)
+    check    prefix, test, entry_point      the test defines check(candidate); prefix goes before the code
+    asserts  test, entry_point              statements that call the entry point and assert
+    calls    entry_point, calls, expected   arguments and values, as JSON has them
+    differs  prefix, entry_point, calls, reference, other_reading, tolerance, compare
+                                            expected values are the reference's
+    stdio    cases                          pairs (input, expected output)
+
+"public", where there is one, holds the fields that take the place of these to run those tests alone that the
+problem's statement shows.
 """
 
 import ast
@@ -23,7 +27,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data.errors import UserError, did_you_mean
+from data.evalplus import COMPARED, OTHER_READINGS, is_judgeable
 from data.mbpp_types import python_arguments
+from data.public_tests import shown_cases
 from data.schema import Problem
 from data.sources import Row, field, read_rows, show, texts
 
@@ -47,16 +53,20 @@ def read_code_problems(
     config = home.config if source == home.hub_id or Path(source).is_dir() else None
     problems: list[Problem] = []
     seen: dict[str, int] = {}
-    for row in islice(read_rows(source, split=split or home.split, name=config), limit):
+    rows = read_rows(source, split=split or home.split, name=config)
+    if benchmark == "mbpp" and split is not None:
+        rows = (row for row in rows if _mbpp_split(row) == split)
+    for row in islice(rows, limit):
         parts = home.read(row)
         name = parts["id"]
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1:  # as in data.task_readers: some files hold a problem twice
             parts["id"] = f"{name}-{seen[name]}"
-        digest = sha256(json.dumps(parts["meta"], sort_keys=True, default=repr).encode()).hexdigest()[:16]
+        tests = {key: value for key, value in parts["meta"].items() if key != "public"}
+        digest = sha256(json.dumps(tests, sort_keys=True, default=repr).encode()).hexdigest()[:16]
         problems.append(Problem(answer=digest, source=benchmark, **parts))
     if not problems:
-        raise UserError(f"{source}: no rows")
+        raise UserError(f"{source}: no rows" + (f" of split '{split}'" if split else ""))
     return problems
 
 
@@ -80,22 +90,30 @@ def _read_humaneval(row: Row) -> dict[str, Any]:
 
 
 def _read_humaneval_plus(row: Row) -> dict[str, Any]:
-    """As HumanEval, with base_input, plus_input (lists of argument lists) and atol instead of values."""
-    plain = _read_humaneval(row) if "test" in row.values else None
+    """As HumanEval, with base_input, plus_input (lists of argument lists) and atol, as EvalPlus releases it;
+    or with all of it in the field test, as on the hub."""
+    if "base_input" not in row.values and "test" in row.values:
+        return _read_humaneval(row)
     prompt, entry_point, solution = (
         field(row, name, str, expected=_PLUS) for name in ("prompt", "entry_point", "canonical_solution")
     )
-    meta = {
+    meta = _differs(row, entry_point, prompt, prompt + solution, _inputs(row))
+    return {"id": _task_id(row, "HumanEval"), "text": prompt, "solution": prompt + solution, "meta": meta}
+
+
+def _differs(
+    row: Row, entry_point: str, prefix: str, reference: str, calls: list[list[Any]]
+) -> dict[str, Any]:
+    return {
         "form": "differs",
-        "prefix": prompt,
+        "prefix": prefix,
         "entry_point": entry_point,
-        "calls": _inputs(row),
+        "calls": calls,
         "tolerance": float(row.values.get("atol") or 0),
-        "reference": prompt + solution,
-        "compare": "root" if entry_point == "find_zero" else "value",
+        "reference": reference,
+        "other_reading": OTHER_READINGS.get(entry_point, ""),
+        "compare": COMPARED.get(entry_point, "reference"),
     }
-    text = plain["text"] if plain else prompt
-    return {"id": _task_id(row, "HumanEval"), "text": text, "solution": prompt + solution, "meta": meta}
 
 
 def _read_mbpp(row: Row) -> dict[str, Any]:
@@ -112,14 +130,25 @@ def _read_mbpp(row: Row) -> dict[str, Any]:
     setup = [str(row.values.get("test_setup_code") or "")]
     if "test_imports" in row.values:
         setup += texts(row, "test_imports")
-    test = "\n".join([part for part in setup if part] + [part.strip() for part in tests])
+    setup = [part for part in setup if part]
+    test = "\n".join(setup + [part.strip() for part in tests])
     entry_point = _tested_function(row, solution, tests)
+    public = {"test": "\n".join([*setup, tests[0].strip()])}
     return {
         "id": _task_id(row, "Mbpp"),
         "text": f'"""\n{text.strip()}\n{tests[0].strip()}\n"""\n',
         "solution": solution,
-        "meta": {"form": "asserts", "test": test, "entry_point": entry_point},
+        "meta": {"form": "asserts", "test": test, "entry_point": entry_point, "public": public},
     }
+
+
+def _mbpp_split(row: Row) -> str:
+    """The split that a task's number puts it in (arXiv 2108.07732): files hold all of them together."""
+    number = int(_task_id(row, "Mbpp").rpartition("/")[2])
+    return next(name for name, last in _MBPP_LAST.items() if number <= last)
+
+
+_MBPP_LAST = {"prompt": 10, "test": 510, "validation": 600, "train": 10**9}
 
 
 def _tested_function(row: Row, solution: str, tests: list[str]) -> str:
@@ -143,36 +172,22 @@ def _tested_function(row: Row, solution: str, tests: list[str]) -> str:
     return called[0]
 
 
-_COMPARED = {
-    **dict.fromkeys(
-        ("similar_elements", "find_char_long", "common_in_nested_lists", "extract_singly"), "set"
-    ),
-    **dict.fromkeys(("larg_nnum", "intersection_array", "find_dissimilar", "Diff"), "set"),
-    **dict.fromkeys(("check_str", "text_match_three", "text_starta_endb"), "truth"),
-    "are_equivalent": "or_true",
-    "sum_div": "or_zero",
-}
-"""Functions whose task leaves open the order of their values, or which true value they return, or what the
-reference's own reading decides; how they are compared instead is EvalPlus' rule."""
-
-
 def _read_mbpp_plus(row: Row) -> dict[str, Any]:
-    """task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol."""
+    """task_id, prompt, entry_point, canonical_solution, base_input, plus_input, atol, as EvalPlus has it; or
+    as MBPP, with all inputs in the field test, as on the hub."""
+    if "base_input" not in row.values and "test" in row.values:
+        parts = _read_mbpp(row)
+        imports = [] if "test_imports" not in row.values else texts(row, "test_imports")
+        parts["meta"]["test"] = "\n".join([*imports, field(row, "test", str)])
+        return parts
     prompt, entry_point, solution = (
         field(row, name, str, expected=_PLUS) for name in ("prompt", "entry_point", "canonical_solution")
     )
     name = _task_id(row, "Mbpp")
     number = int(name.rpartition("/")[2])
-    compare = _COMPARED.get(entry_point, "value")
-    meta = {
-        "form": "differs",
-        "prefix": "",
-        "entry_point": entry_point,
-        "calls": [python_arguments(number, arguments) for arguments in _inputs(row)],
-        "tolerance": float(row.values.get("atol") or 0),
-        "reference": solution,
-        "compare": compare,
-    }
+    calls = [python_arguments(number, arguments) for arguments in _inputs(row)]
+    calls = [arguments for arguments in calls if is_judgeable(entry_point, arguments)]
+    meta = _differs(row, entry_point, "", solution, calls)
     return {"id": name, "text": prompt, "solution": solution, "meta": meta}
 
 
@@ -226,7 +241,7 @@ def _read_apps(row: Row) -> dict[str, Any]:
         meta |= {"expected": outputs, "preamble": _PREAMBLE if "class Solution" in starter else ""}
     else:
         cases = [(_joined(i), _joined(o)) for i, o in zip(inputs, outputs, strict=True)]
-        meta = {"form": "stdio", "cases": cases}
+        meta = {"form": "stdio", "cases": cases} | _public(cases=shown_cases(text, cases))
     solution = solutions[0] if solutions else ""
     return _contest(
         f"apps/{row.values.get('problem_id', row.values.get('id'))}", text, starter, solution, meta
@@ -248,18 +263,24 @@ def _read_apps_listed(row: Row) -> dict[str, Any]:
     text = field(row, "description", str, expected="id, description, test_list, starter_code")
     tests = field(row, "test_list", list)
     starter = str(row.values.get("starter_code") or "")
-    for index, test in enumerate(tests):
+    samples = field(row, "sample_io", list) if "sample_io" in row.values else []
+    for index, test in enumerate([*tests, *samples]):
         if not (isinstance(test, dict) and isinstance(test.get("input"), str) and test.get("output")):
             raise UserError(
                 f"{row.where}: test {index} must have an input (text) and an output, got {show(test)}"
             )
     if starter.strip():
         entry_point, count = _signature(row, starter)
-        calls = _unquoted_arguments([test["input"] for test in tests], count)
-        expected = [test["output"][0] for test in tests]
-        meta = {"form": "calls", "entry_point": entry_point, "calls": calls, "expected": expected}
+        # Samples and tests together say which parameters are text.
+        calls = _unquoted_arguments([test["input"] for test in [*tests, *samples]], count)
+        expected = [test["output"][0] for test in [*tests, *samples]]
+        cut = len(tests)
+        meta = {"form": "calls", "entry_point": entry_point, "calls": calls[:cut], "expected": expected[:cut]}
+        meta |= _public(calls=calls[cut:], expected=expected[cut:])
     else:
-        meta = {"form": "stdio", "cases": [(t["input"], _joined(t["output"])) for t in tests]}
+        cases = [(t["input"], _joined(t["output"])) for t in tests]
+        shown = [(t["input"], _joined(t["output"])) for t in samples] or shown_cases(text, cases)
+        meta = {"form": "stdio", "cases": cases} | _public(cases=shown)
     return _contest(f"apps/{row.values.get('id')}", text, starter, "", meta)
 
 
@@ -283,9 +304,20 @@ def _read_codecontests(row: Row) -> dict[str, Any]:
         cases += zip(given, wanted, strict=True)
     if not cases:
         raise UserError(f"{row.where}: no tests; expected the field tests or public_tests")
+    if "public_tests" in row.values and "tests" not in row.values:
+        given, wanted = (texts(row, f"public_tests.{name}") for name in ("input", "output"))
+        shown = list(zip(given, wanted, strict=True))
+    else:
+        shown = shown_cases(text, cases)
     name = row.values.get("problem_id") or row.values.get("name") or sha256(text.encode()).hexdigest()[:12]
     solution = str(row.values.get("solution_python3") or "")
-    return _contest(f"codecontests/{name}", text, "", solution, {"form": "stdio", "cases": cases})
+    meta = {"form": "stdio", "cases": cases} | _public(cases=shown)
+    return _contest(f"codecontests/{name}", text, "", solution, meta)
+
+
+def _public(**tests: list[Any]) -> dict[str, Any]:
+    """The field of the tests that the statement shows, where there are any."""
+    return {"public": tests} if all(tests.values()) else {}
 
 
 def _contest(name: str, text: str, starter: str, solution: str, meta: dict[str, Any]) -> dict[str, Any]:
@@ -300,8 +332,8 @@ def _json_field(row: Row, name: str, default: str | None = None) -> Any:
     value = row.values.get(name) or default
     try:
         return json.loads(value) if isinstance(value, str) else field(row, name, (dict, list))
-    except ValueError as error:
-        raise UserError(f"{row.where}: field '{name}' is no JSON ({error})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{row.where}: field '{name}' is no JSON ({error}); mend it or remove it") from error
 
 
 def _joined(lines: Any) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.files import check_folder
 
 INK, SOFT = "#222222", "#8a8a8a"
 COLOURS = ("#2563eb", "#d97706", "#059669", "#b91c1c", "#7c3aed", "#0891b2")
@@ -21,7 +22,8 @@ def drawing(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield (figure, axis, or a list of them for several columns); what was drawn is then saved as a PNG.
 
-    `size` is in inches, at 130 dots an inch. Raises UserError when matplotlib is not installed.
+    `size` is in inches, at 130 dots an inch. Raises UserError when matplotlib is not installed or nothing can
+    be written there.
     """
     try:
         import matplotlib
@@ -30,7 +32,7 @@ def drawing(
         import matplotlib.pyplot as plt
     except ModuleNotFoundError as error:
         raise UserError("plots need matplotlib: pip install 'stepwell[report]'") from error
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    check_folder(Path(path).parent)
     with plt.rc_context({"axes.edgecolor": SOFT, "axes.spines.top": False, "axes.spines.right": False}):
         figure, axes = plt.subplots(1, columns, figsize=size, constrained_layout=True)
         try:

@@ -28,6 +28,8 @@ class Template:
     others are texts to be continued as they stand, also by a tokenizer that has a chat template."""
     system: str = ""
     """System message of a chat; put before the text where the tokenizer has no chat template."""
+    reply: str = ""
+    """How the answer of a chat begins: put after the assistant's header, e.g. an opened code fence."""
     stop: tuple[str, ...] = ()
     """Strings at which a sample should end: a base model goes on to invent the next question."""
 
@@ -95,17 +97,30 @@ _FOUR_SHOTS = (
 
 TEMPLATES: dict[str, Template] = {
     "plain": Template(version=1),
+    # A prompt that says itself where the response begins, such as a transcript of a dialogue.
+    "raw": Template(version=1, after="", stop=("\n\nHuman:",)),
     "gsm8k_cot": Template(
         version=1,
         before="".join(f"Question: {q}\nAnswer: {a}\n\n" for q, a in _GSM8K_SHOTS) + "Question: ",
         after="\nAnswer:",
         stop=("\nQuestion:", "\n\nQuestion"),
     ),
-    # A base model goes on with the next function; these are human-eval's own stops.
+    # A base model goes on with the next function: the stops of arXiv:2107.03374, section 2, and two more.
     "code_complete": Template(
         version=1, after="", stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint", "\n@", "\nassert")
     ),
+    # The task and its first test as a docstring, the form of arXiv:2204.05999.
     "code_task": Template(version=1, after="", stop=('\n"""', "\nassert", "\nprint", "\nif __name__")),
+    # EvalPlus' stops for base models (evalplus/provider/utility.py, commit 26d6d00); special tokens end a
+    # sample here anyway. A helper function after the first one is allowed in MBPP+ only, as there.
+    "evalplus_humaneval": Template(
+        version=1,
+        after="",
+        stop=("\ndef ", "\nclass ", "\nimport ", "\nfrom ", "\nassert ", "\nif __name__", "\nprint("),
+    ),
+    "evalplus_mbpp": Template(
+        version=1, after="", stop=('\n"""', "\nassert", "\nif __name__", "\ndef main(", "\nprint(")
+    ),
     "code_chat": Template(
         version=1,
         before="Solve the following task in Python. Answer with one ```python block that holds the whole "
@@ -156,11 +171,12 @@ def get_template(name: str) -> Template:
         raise UserError(f"unknown prompt template '{name}'" + did_you_mean(name, TEMPLATES))
     try:
         values = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{name}: unreadable as a prompt template ({error}); give JSON with before, after"
         ) from error
-    kinds = {"version": int, "before": str, "after": str, "system": str, "is_chat": bool, "stop": list}
+    kinds = {"version": int, "before": str, "after": str, "system": str, "is_chat": bool}
+    kinds |= {"reply": str, "stop": list}
     wrong = (
         [key for key, value in values.items() if type(value) is not kinds.get(key)]
         if isinstance(values, dict)
@@ -177,7 +193,8 @@ def get_template(name: str) -> Template:
 def describe_template(name: str) -> dict[str, Any]:
     """Return what a result keeps of a prompt: name, version, and a digest of the texts."""
     chosen = get_template(name)
-    texts = json.dumps([chosen.system, chosen.before, chosen.after, chosen.is_chat, chosen.stop])
+    parts = [chosen.system, chosen.before, chosen.after, chosen.is_chat, chosen.stop]
+    texts = json.dumps(parts + ([chosen.reply] if chosen.reply else []))
     return {"name": name, "version": chosen.version, "sha256": sha256(texts.encode()).hexdigest()[:16]}
 
 
@@ -192,7 +209,8 @@ def render(template: str, problem: str, tokenizer: Any = None) -> str:
     if not chosen.is_chat:
         return text
     if not getattr(tokenizer, "chat_template", None):
-        return (f"{chosen.system}\n\n" if chosen.system else "") + text + "\n"
+        return (f"{chosen.system}\n\n" if chosen.system else "") + text + "\n" + chosen.reply
     messages = [{"role": "system", "content": chosen.system}] if chosen.system else []
     messages += [{"role": "user", "content": text}]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return prompt + chosen.reply

@@ -25,6 +25,15 @@ class StepScorer(Protocol):
         ...
 
 
+class ResponseScorer(Protocol):
+    def score_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
+        """Return one reward a response, any real number, larger is better; only differences mean something.
+
+        prompts: as the policy reads them. None where prompt and response did not fit the model's context.
+        """
+        ...
+
+
 class Grader(Protocol):
     def __call__(self, problem: Problem, response: str) -> Verdict:
         """Judge a response's final answer. Never raises, never hangs."""

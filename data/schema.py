@@ -66,6 +66,11 @@ class Preference:
     rejected: str
     id: str = ""
     source: str = ""
+    prefix: str = ""
+    """Start of the response that both share: `chosen` and `rejected` go on from there. Context, no loss."""
+    chosen_ends: bool = True
+    """The response ends with `chosen`; False: it goes on (a step in the middle)."""
+    rejected_ends: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,7 @@ class Sample:
     text: str
     """Decoded response without special tokens."""
     finish_reason: Literal["stop", "length"]
+    """length: cut. Without a single token: the prompt left no room for one in the model's context."""
     version: int = 0
     """Version of the policy weights that produced it."""
 
@@ -107,3 +113,5 @@ class Verdict:
     status: Literal["correct", "wrong", "unjudged"]
     reason: str = ""
     seconds: float = 0.0
+    credit: float | None = None
+    """What a reward may pay for the response, 1 being a correct one's; None: 1 when correct, else 0."""

@@ -72,6 +72,8 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     path = [str(part) for part in item["loc"]]
     dotted = ".".join(path)
     if item["type"] != "extra_forbidden":
+        if item["type"] == "missing":
+            return f"{dotted}: Field required; set it in the config file or as --{dotted.replace('_', '-')}"
         message = item["msg"].removeprefix("Value error, ")
         return f"{dotted}: {message}, got {item.get('input')!r}" if dotted else message
     for part in path[:-1]:

@@ -6,19 +6,34 @@ Not a parser of meaning: what the fields say is the business of `step_readers` a
         text = field(row, "problem", str)
 """
 
-import json
 import re
+import socket
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from data.errors import UserError
-from data.files import check_unicode, read_jsonl
+from data.files import check_unicode, parse_json, read_jsonl
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT_FILE = re.compile(r"(train|test|validation|valid|val|dev)(?=[-_.])")
+
+
+class HubError(UserError):
+    """A dataset of the hub could not be had."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(
+            f"{place}: no such local file, and not loadable from the hub ({reason})\n"
+            "check id and split, go online once to fill the cache, or give a local file or folder instead"
+        )
+        self.place = place
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,15 +163,11 @@ def _json_rows(path: Path) -> Iterator[Row]:
             for number, values in read_jsonl(path):
                 yield Row(f"{path}:{number}", values)
             return
-        rows = json.loads(text)
+        rows = parse_json(text, str(path))
         if "\\ud" in text or "\\uD" in text:
             check_unicode(rows, str(path))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}:{error.lineno}: broken JSON ({error.msg} at column {error.colno})"
-        ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: unreadable ({error})") from error
+        raise UserError(f"{path}: unreadable ({error}); give a readable file in UTF-8") from error
     yield from _numbered(str(path), rows)
 
 
@@ -217,15 +228,39 @@ def _hub_rows(hub_id: str, split: str, name: str | None) -> Iterator[Row]:
     import datasets
 
     try:
-        rows = datasets.load_dataset(hub_id, name, split=split)
+        with _cache_alone_if_unreachable():
+            rows = datasets.load_dataset(hub_id, name, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         config = f" (configuration {name})" if name else ""
-        raise UserError(
-            f"{hub_id}[{split}]{config}: no such local file, and not loadable from the hub "
-            f"({_first_line(error)})\ncheck id and split, go online once to fill the cache, "
-            f"or give a local file or folder instead"
-        ) from error
+        raise HubError(f"{hub_id}[{split}]{config}", _first_line(error)) from error
     yield from _numbered(f"{hub_id}[{split}]", rows)
+
+
+@contextmanager
+def _cache_alone_if_unreachable() -> Iterator[None]:
+    """Without a network the libraries would ask the hub again and again for half a minute."""
+    import datasets
+    import huggingface_hub.constants as hub
+
+    if getproxies() or _answers(hub.ENDPOINT):
+        yield
+        return
+    before = datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = hub.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE = before
+
+
+def _answers(endpoint: str) -> bool:
+    """Does the host accept a connection within 3 seconds?"""
+    parts = urlsplit(endpoint)
+    try:
+        with socket.create_connection((parts.hostname, parts.port or 443), timeout=3):
+            return True
+    except OSError:
+        return False
 
 
 def _numbered(place: str, rows: Iterable[Any]) -> Iterator[Row]:

@@ -14,9 +14,11 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
-Splitter = Literal["newline", "blank_line", "step_marker"]
+Splitter = Literal["newline", "blank_line", "step_marker", "code_line", "code_block"]
 """newline: one step a line. blank_line: paragraphs. step_marker: a new step at each line "Step k:", also as a
-heading or in bold (any text before the first marker belongs to the first step)."""
+heading or in bold (any text before the first marker belongs to the first step). code_line: a program's line,
+with its indentation. code_block: a program's statement with all that stands under it; the head of a function
+or class is a step of its own, else it all would be one step."""
 
 _SEPARATOR: dict[str, re.Pattern[str]] = {
     "newline": re.compile(r"\n"),
@@ -25,14 +27,26 @@ _SEPARATOR: dict[str, re.Pattern[str]] = {
 }
 _STARTS_WITH_MARKER = re.compile(r"[\s#*]*Step \d+[:.]")
 _REPLACEMENT = "\ufffd"
-JOINER: dict[str, str] = {"newline": "\n", "blank_line": "\n\n", "step_marker": "\n"}
+_PARTS_OF_PROGRAMS = ("code_line", "code_block")
+_HEAD = re.compile(r"\s*(?:async\s+def|def|class)\b")
+_GOES_ON = re.compile(r"\s*(?:(?:else|elif|except|finally)\b|[)\]}])")
+JOINER: dict[str, str] = {
+    "newline": "\n",
+    "blank_line": "\n\n",
+    "step_marker": "\n",
+    "code_line": "\n",
+    "code_block": "\n",
+}
 
 
 def split_steps(text: str, splitter: Splitter) -> list[tuple[int, int]]:
     """Return the character span [start, end) of every step, outer white space cut off, empty steps dropped.
 
-    Text without any separator is one step; white space alone is none.
+    Text without any separator is one step; white space alone is none. Steps of programs keep the indentation
+    of their first line: without it they are other programs.
     """
+    if splitter in _PARTS_OF_PROGRAMS:
+        return _split_program(text, by_block=splitter == "code_block")
     spans = []
     start = 0
     cuts = list(_SEPARATOR[splitter].finditer(text))
@@ -47,6 +61,25 @@ def split_steps(text: str, splitter: Splitter) -> list[tuple[int, int]]:
             spans.append((left, right))
         if match:
             start = match.end()
+    return spans
+
+
+def _split_program(text: str, *, by_block: bool) -> list[tuple[int, int]]:
+    """Cut by lines and their indentation alone: what a policy wrote need not compile."""
+    spans: list[tuple[int, int]] = []
+    start, depth = 0, -1  # where a line begins; how deep the open block's first line is, -1: none is open
+    for line in text.split("\n"):
+        bare = line.strip()
+        end = start + len(line.rstrip())
+        if bare:
+            indentation = len(line.expandtabs()) - len(line.expandtabs().lstrip())
+            goes_on = indentation > depth or (indentation == depth and _GOES_ON.match(line))
+            if by_block and depth >= 0 and goes_on:
+                spans[-1] = (spans[-1][0], end)
+            else:
+                spans.append((start, end))
+                depth = -1 if _HEAD.match(line) else indentation
+        start += len(line) + 1
     return spans
 
 

@@ -1,7 +1,8 @@
-"""Tokenizers for the arithmetic world, built from its vocabulary: nothing is downloaded."""
+"""Tokenizers for the built-in worlds, made of their vocabularies: nothing is downloaded."""
 
 from typing import Any
 
+from data import programs
 from data.arithmetic import vocabulary
 
 
@@ -17,6 +18,19 @@ def word_tokenizer() -> Any:
     tokens = ["<unk>", "<pad>", "<eos>", "\n", *pieces]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n| ?[^\s.?]+| ?[.?]"), behavior="isolated")
+    return _wrap(tokenizer)
+
+
+def program_tokenizer() -> Any:
+    """Return the PreTrainedTokenizerFast of the world of programs: one token for each word, number and sign,
+    its leading space included, and for each depth of indentation. Texts of the world round-trip exactly."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    pieces = [piece for word in programs.vocabulary() for piece in (word, f" {word}")]
+    tokens = ["<unk>", "<pad>", "<eos>", "\n", "    ", "        ", *pieces]
+    tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    pattern = Regex(r"\n|(?: {4})+(?! )| ?(?:[A-Za-z_]+|\d+|[=<>]=|//|[^\sA-Za-z_\d])")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="isolated")
     return _wrap(tokenizer)
 
 

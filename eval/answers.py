@@ -42,6 +42,11 @@ _CONJUNCTION = re.compile(
     r"|(?<=[\s$(])[A-Za-z](?:_\{?\w\}?)?\s*=){0,12}"
 )
 _NAME_BEFORE = re.compile(r"(?<![A-Za-z\\])([A-Za-z](?:_\{?\w\}?)?)\s*=\s*\\+f?box(?:ed)?\s*\{\s*$")
+_CHOICE = re.compile(
+    r"(?:[\s*$]|\\(?:text|mathrm|textbf|mathbf)\{)*(?:\(\s*([A-Ja-j])\s*\)|([A-J])(?![A-Za-z\d'^_=+*/-]))"
+)
+_LONE_CHOICE = re.compile(r"\(([A-J])\)|^[ \t*]*([A-J])[ \t*]*[.:)]?[ \t*]*$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 _MAY_SAY = re.compile(r"(?i:answer)|^[ \t]*A:", re.MULTILINE)
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _SAID = re.compile(r"\b(?:is|are|equals|was|be)\b(?:\s+(?:equal\s+to|exactly|about|approximately))?")
@@ -206,6 +211,32 @@ def final_answer(response: str) -> str | None:
     return after_answer_is(response[at:])
 
 
+def choice_letter(response: str) -> str | None:
+    """Return the letter, A to J, of the choice that a response names; upper case.
+
+    A box or the last "answer is" decides where it holds a letter, alone or before its choice's text, "B" or
+    "(B) 12 metres"; else the last letter in round brackets, or alone on a line.
+    """
+    for said in (in_box(response), after_answer_is(response)):
+        match = _CHOICE.match(said) if said else None
+        if match:
+            return (match[1] or match[2]).upper()
+    found = _LONE_CHOICE.findall(response[-LAST_CHARS:])
+    return next((one for one in reversed(found[-1]) if one), None) if found else None
+
+
+def in_fence(response: str, entry_point: str = "") -> str | None:
+    """Return the code of the last fenced block that defines `entry_point`, else of the longest Python block;
+    None without one. A block that never closes goes to the end."""
+    blocks = [(tag.strip().lower(), body) for tag, body in _FENCE.findall(response)]
+    python = [body for tag, body in blocks if tag in ("", "python", "py", "python3")]
+    if not python:
+        return None
+    name = re.escape(entry_point.rpartition(".")[2])
+    defining = [body for body in python if name and re.search(rf"^\s*def\s+{name}\b", body, re.MULTILINE)]
+    return defining[-1] if defining else max(python, key=len)
+
+
 CONVENTIONS: dict[str, Callable[[str], str | None]] = {
     "hash": after_hash,
     "final_answer": final_answer,
@@ -214,12 +245,15 @@ CONVENTIONS: dict[str, Callable[[str], str | None]] = {
     "last_number": last_number,
     "dollars": in_dollars,
     "last_value": last_value,
+    "choice": choice_letter,
+    "code": in_fence,
 }
 
 CHAINS: dict[str, tuple[str, ...]] = {
     "gsm8k": ("hash", "boxed", "answer_is", "last_number"),
     "math": ("final_answer", "boxed", "answer_is", "hash", "last_value"),
     "arithmetic": ("hash",),
+    "program": ("code",),
     "marked": ("final_answer", "boxed", "hash", "answer_is"),
 }
 """Benchmark -> conventions in order. "marked": any explicit mark, for text of unknown origin."""

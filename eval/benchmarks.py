@@ -17,11 +17,13 @@ from typing import Literal
 from data.errors import UserError, did_you_mean
 from data.protocols import Grader
 from data.schema import Problem, Verdict
+from data.sources import HubError
 from eval.answers import CHAINS
 
 NO_ANSWER = "no answer"
 """Reason of the verdict on a response without an answer in the benchmark's form; eval.run counts these."""
-NUM_ARITHMETIC = 500
+NUM_MADE = 500
+"""Problems of a built-in world unless told otherwise: it has no end."""
 
 # A number of more than 40 digits is no answer of this world, and int() refuses thousands of them.
 _ANSWER_LINE = re.compile(r"####[ \t]*(-?[0-9]{1,40})")
@@ -45,19 +47,34 @@ class Benchmark:
     """Split to watch while training on "train"; None: it has none besides the one that is reported."""
 
 
-def _read_arithmetic(
-    source: str | Path | None, *, split: str | None, limit: int | None, difficulty: str, seed: int
+def _read_made(
+    name: str, source: str | Path | None, *, split: str | None, limit: int | None, difficulty: str, seed: int
 ) -> list[Problem]:
+    """Problems of a built-in world."""
     from data.arithmetic import make_problems
+    from data.programs import make_programs
 
     if source is not None:
-        raise UserError(
-            f"benchmark 'arithmetic' makes its own problems, got source '{source}'; leave source out"
-        )
+        raise UserError(f"benchmark '{name}' makes its own problems, got source '{source}'; leave source out")
     if limit is not None and limit < 1:
-        raise UserError(f"limit must be at least 1, got {limit}; leave it out for {NUM_ARITHMETIC} problems")
-    count = NUM_ARITHMETIC if limit is None else limit
-    return make_problems(count, seed, split=split or "test", difficulty=difficulty)
+        raise UserError(f"limit must be at least 1, got {limit}; leave it out for {NUM_MADE} problems")
+    make = {"arithmetic": make_problems, "programs": make_programs}[name]
+    return make(NUM_MADE if limit is None else limit, seed, split=split or "test", difficulty=difficulty)
+
+
+def _read_prompts(
+    source: str | Path | None,
+    *,
+    split: str | None,
+    limit: int | None,
+    difficulty: str,  # noqa: ARG001 - has none
+    seed: int,  # noqa: ARG001 - the rows are fixed
+) -> list[Problem]:
+    from data.preference_readers import read_prompts
+
+    if source is None:
+        raise UserError("benchmark 'prompts' has no data of its own; give a file of rows with a prompt")
+    return read_prompts(source, split=split or "train", limit=limit)
 
 
 def _read_stored(
@@ -74,9 +91,19 @@ def _read_stored(
     from data.task_readers import read_problems
 
     if difficulty != "standard":
-        raise UserError(f"benchmark '{name}' has no difficulty '{difficulty}'; only 'arithmetic' takes one")
+        raise UserError(
+            f"benchmark '{name}' has no difficulty '{difficulty}'; only the built-in worlds take one"
+        )
     read = read_code_problems if is_code else read_problems
-    return read(name, source, split=split, limit=limit)
+    try:
+        return read(name, source, split=split, limit=limit)
+    except HubError as error:
+        if source is not None:
+            raise
+        raise UserError(
+            f"{name}: {error.place} cannot be had from the hub ({error.reason}); "
+            "give the file or folder of its problems with --source"
+        ) from error
 
 
 def _programs(name: str, description: str, template: str, max_new_tokens: int) -> Benchmark:
@@ -98,7 +125,17 @@ BENCHMARKS: dict[str, Benchmark] = {
             "plain",
             ("hash",),
             128,
-            _read_arithmetic,
+            partial(_read_made, "arithmetic"),
+            validation_split="validation",
+        ),
+        Benchmark(
+            "programs",
+            "built-in offline world: a small function from a sentence for each line, hidden tests",
+            "plain",
+            (),
+            96,
+            partial(_read_made, "programs"),
+            judges="program",
             validation_split="validation",
         ),
         _answers("gsm8k", "grade-school word problems, 1,319 in the test split", "gsm8k_cot", "gsm8k", 512),
@@ -111,10 +148,18 @@ BENCHMARKS: dict[str, Benchmark] = {
         _answers("amc23", "AMC 12 2023, 40 problems with a number as answer", "boxed_chat", "math", 4096),
         _answers("olympiadbench", "olympiad problems in English, 675", "boxed_chat", "math", 4096),
         _answers("minerva_math", "undergraduate science, 272 problems", "boxed_chat", "math", 2048),
+        Benchmark(
+            "prompts",
+            "rows with a prompt and no answer, such as dialogues: for a reward model to judge",
+            "raw",
+            (),
+            256,
+            _read_prompts,
+        ),
         _programs("humaneval", "164 Python functions to complete, hand-written tests", "code_complete", 512),
-        _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "code_complete", 512),
+        _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "evalplus_humaneval", 768),
         _programs("mbpp", "974 short Python tasks, 3 asserts each; the test split has 500", "code_task", 512),
-        _programs("mbpp_plus", "378 MBPP tasks with EvalPlus' many more inputs", "code_task", 512),
+        _programs("mbpp_plus", "378 MBPP tasks with EvalPlus' many more inputs", "evalplus_mbpp", 768),
         _programs("apps", "contest and interview problems, call-based or stdin/stdout", "code_chat", 2048),
         _programs("codecontests", "competitive programming, stdin/stdout", "code_chat", 2048),
     )
@@ -137,30 +182,40 @@ def read_benchmark(
     difficulty: str = "standard",
     seed: int = 0,
 ) -> list[Problem]:
-    """Return its problems, the first `limit` of them (all; of the endless arithmetic 500).
+    """Return its problems, the first `limit` of them (all; of the endless built-in worlds 500).
 
-    `difficulty` and `seed` choose the arithmetic problems; the others are fixed, and a difficulty other than
-    "standard" is an error there. Raises UserError for unknown names and unreadable sources.
+    `difficulty` and `seed` choose the problems of the built-in worlds; the others are fixed, and a difficulty
+    other than "standard" is an error there. Raises UserError for unknown names and unreadable sources.
     """
     read = get_benchmark(name).read
     return read(source, split=split, limit=limit, difficulty=difficulty, seed=seed)
 
 
-def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
+def make_grader(
+    name: str, *, timeout_s: float | None = None, partial_credit: Literal["off", "tests", "errors"] = "off"
+) -> Grader:
     """Return the function (problem, response) -> Verdict of a benchmark.
 
     It finds the answer by the benchmark's conventions and compares it with the problem's, or runs the program
     that is the response in the sandbox; without either the verdict is wrong, reason NO_ANSWER. `timeout_s`
     bounds one comparison or the tests of one program; 10 s unless given, so that a busy machine changes no
-    verdict.
+    verdict. A grader of programs judges many at once (data.grading.start_grading); `partial_credit` is what
+    it gives wrong ones (eval.code_grader.PartialCredit); the others have no use for it.
     """
     benchmark = get_benchmark(name)
     if benchmark.judges == "program":
         from eval.code_grader import TIMEOUT_S, make_code_grader
+        from eval.code_pool import CodePool
 
-        return make_code_grader(timeout_s=timeout_s or TIMEOUT_S)
+        return CodePool(
+            lambda sandbox: make_code_grader(
+                sandbox=sandbox, timeout_s=timeout_s or TIMEOUT_S, partial_credit=partial_credit
+            )
+        )
     if name == "arithmetic":
         return grade_arithmetic
+    if not benchmark.chain:
+        return lambda problem, response: Verdict("unjudged", "there is no answer to compare with")
 
     from eval.answers import extract_answer
     from eval.math_grader import grade
@@ -174,6 +229,16 @@ def make_grader(name: str, *, timeout_s: float | None = None) -> Grader:
         return grade(problem.answer, answer, timeout_s=timeout_s or 10.0, tolerance=allowed)
 
     return judge
+
+
+def make_public_check(name: str) -> Callable[[Problem, str], bool | None] | None:
+    """Return the function (problem, response) -> does it pass the tests shown in the statement; None for a
+    benchmark of answers. It says None for a problem that shows no tests."""
+    if get_benchmark(name).judges != "program":
+        return None
+    from eval.code_grader import make_public_check as of_grader
+
+    return of_grader(make_grader(name))
 
 
 def grade_arithmetic(problem: Problem, response: str) -> Verdict:

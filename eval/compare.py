@@ -6,14 +6,13 @@
 Only problems that both runs have judged samples of are compared.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_jsonl
+from data.files import read_jsonl, read_settings
 from eval.metrics import paired_interval, sign_test
 
 Row = dict[str, Any]
@@ -43,13 +42,16 @@ class Comparison:
     def rows(self) -> list[tuple[str, str]]:
         """Return (label, value) pairs for a printed table."""
         low, high = self.interval
+        interval = f"95% {100 * low:+.1f} to {100 * high:+.1f}"
+        if self.num_problems < 2:
+            interval = "no interval of one problem"
         lost = sum(a > b for a, b in self.flipped.values())
         rows = [
             ("first, pass@1", f"{self.first:.1%}"),
             ("second, pass@1", f"{self.second:.1%}"),
             (
                 "difference",
-                f"{100 * self.difference:+.1f} points  (95% {100 * low:+.1f} to {100 * high:+.1f})",
+                f"{100 * self.difference:+.1f} points  ({interval})",
             ),
             ("gained / lost", f"{len(self.flipped) - lost} / {lost} of {self.num_problems} problems"),
             ("p (McNemar)", f"{self.p_value:.3g}"),
@@ -66,7 +68,8 @@ def compare_runs(first: str | Path, second: str | Path) -> Comparison:
     Raises UserError for a folder that holds none, and for runs of different benchmarks or problems.
     """
     folders = Path(first), Path(second)
-    settings = [_settings(folder) for folder in folders]
+    remedy = "give the output folder of `stepwell eval`, which holds settings.json and samples.jsonl"
+    settings = [read_settings(folder / "settings.json", remedy) for folder in folders]
     names = [s.get("benchmark") for s in settings]
     if names[0] != names[1]:
         raise UserError(
@@ -92,20 +95,6 @@ def compare_runs(first: str | Path, second: str | Path) -> Comparison:
         flipped=dict(sorted(flipped.items(), key=lambda item: item[1][1] - item[1][0])),
         differing_settings=_differing(*settings),
     )
-
-
-def _settings(folder: Path) -> Row:
-    path = folder / "settings.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder}: no evaluation there ({error}); "
-            "give the folder that holds settings.json and samples.jsonl"
-        ) from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}: expected an object; give the output folder of `stepwell eval`")
-    return settings
 
 
 def _shares(path: Path) -> dict[str, float]:

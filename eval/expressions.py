@@ -95,6 +95,14 @@ def operators_in(tree: Tree) -> set[str]:
     return found
 
 
+def with_decimal_logarithms(tree: Tree) -> Tree:
+    """Return the tree with every log without a base as the one to base 10."""
+    parts = tuple(with_decimal_logarithms(part) if isinstance(part, tuple) else part for part in tree)
+    if tree[0] != "log":
+        return parts
+    return ("/", ("ln", parts[1]), ("ln", ("number", Fraction(10))))
+
+
 class _Parser:
     """Recursive descent, one method a level of precedence."""
 

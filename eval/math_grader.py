@@ -13,13 +13,21 @@ import time
 from fractions import Fraction
 
 from data.schema import Verdict
+from eval.answer_forms import are_choices, choice_of, same_ratio, without_gloss
 from eval.answers import extract_answer
-from eval.expressions import Unreadable, read_expression, read_relation
+from eval.expressions import (
+    Unreadable,
+    names_in,
+    operators_in,
+    read_expression,
+    read_relation,
+    with_decimal_logarithms,
+)
 from eval.identity import same_relation, same_value, value_of
 from eval.normalise import (
+    are_words,
     is_prose,
     is_word,
-    may_be_product,
     names_agree,
     strip_name,
     tidy,
@@ -37,7 +45,8 @@ LONGEST_ANSWER = 4000
 _SPACE = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 _PLAIN = re.compile(r"\s*\$?(-?(?:\d{1,15}|[1-9]\d{0,2}(?:,\d{3})+)(?:\.\d{1,15})?)\s*\.?\s*")
 _WORDS_IN_SUM = re.compile(r"(?=.*[-+*/=])[^\\]*?[A-Za-z]{3,}[^\\]*?[A-Za-z]{3,}")
-_DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,(?:\d{1,2}|\d{4,}))")
+# "1,5" is rather two numbers, and "1,234" a thousand.
+_DECIMAL_COMMA = re.compile(r"-?(?:0,\d+|\d+,(?:\d{2}|\d{4,}))")
 
 MAX_ELEMENTS = 64
 MAX_DEPTH = 6
@@ -50,8 +59,7 @@ def grade(
 
     `unjudged` means that equality could not be decided. `tolerance` is how far a number may lie from the
     gold number and be right (None: equality), for benchmarks whose answers are rounded. Never raises, for any
-    two strings. Takes at most `timeout_s` and a little, besides the wait for other threads' comparisons and
-    one start of the worker.
+    two strings. Takes at most `timeout_s` and a little, besides the wait for other threads' comparisons.
     """
     start = time.monotonic()
     plain = _PLAIN.fullmatch(prediction)
@@ -108,9 +116,10 @@ def _within(gold: str, prediction: str, tolerance: Fraction, deadline: float) ->
 
 def _compare(gold: str, prediction: str, deadline: float, depth: int) -> Outcome:
     """Compare two tidied answers."""
-    gold, prediction = without_approximation(gold), without_approximation(prediction)
+    gold, prediction = without_approximation(gold), without_gloss(without_approximation(prediction))
     if not names_agree(gold, prediction):
-        return "wrong", "another variable"
+        same = _same_relation(gold, prediction, deadline)  # y = x is x = y
+        return ("correct", "the same relation") if same else ("wrong", "another variable")
     values = strip_name(gold), strip_name(prediction)
     if "=" not in "".join(values):  # else one is an equation, which "y =" may belong to
         gold, prediction = values
@@ -125,7 +134,13 @@ def _compare(gold: str, prediction: str, deadline: float, depth: int) -> Outcome
         return "wrong", "words"
     if _decimal_comma(gold, prediction):
         return "correct", "equal numbers"
-    if (is_word(gold) or is_word(prediction)) and not may_be_product(gold, prediction):
+    choices = choice_of(gold), choice_of(prediction)
+    if all(choices) and (gold in choices or prediction in choices):  # one side is the letter alone
+        return ("correct", "the same choice") if choices[0] == choices[1] else ("wrong", "another choice")
+    same = same_ratio(gold, prediction)
+    if same is not None:
+        return ("correct", "the same ratio") if same else ("wrong", "another ratio")
+    if are_words(gold, prediction) and not are_choices(prediction):
         if depth == 0 and not is_word(gold):
             return "wrong", "no answer"
         same = gold.casefold().split() == prediction.casefold().split()
@@ -173,18 +188,33 @@ def _compare_relations(
             return _compare(*sets, deadline, depth + 1)
     signs = relations_in(gold), relations_in(prediction)
     if signs[0] and signs[1]:
-        try:
-            same = same_relation(read_relation(gold), read_relation(prediction), deadline=deadline)
-        except Unreadable:
-            return None
-        return ("correct", "the same relation") if same else None
+        return ("correct", "the same relation") if _same_relation(gold, prediction, deadline) else None
     if signs[0] == ["="] and not any(structures):
         return "wrong", "a value against an equation"
+    if not signs[0] and signs[1] == ["="] and not any(structures) and _is_unsolved(prediction):
+        return "wrong", "an equation against a value"
     last = [side.rsplit("=", 1)[-1].strip() for side in (gold, prediction)]
     chains = [set(of) == {"="} and len(of) > 1 for of in signs]  # "x = 5 + 6 = 11" against 11
     if any(chains) and not all(signs) and all(last) and not any(structures) and depth < MAX_DEPTH:
         return _compare(last[0], last[1], deadline, depth + 1)
     return None
+
+
+def _same_relation(gold: str, prediction: str, deadline: float) -> bool | None:
+    try:
+        return same_relation(read_relation(gold), read_relation(prediction), deadline=deadline)
+    except Unreadable:
+        return None
+
+
+def _is_unsolved(text: str) -> bool:
+    """Whether an equation leaves its one unknown to be found: x^2 = 4, but not f(2) = 4 or x + y = 4."""
+    try:
+        left, right = read_relation(text).sides
+    except Unreadable:
+        return False
+    polynomial = operators_in(left) <= {"name", "number", "+", "-", "*", "/", "^", "neg"}
+    return polynomial and left[0] != "name" and len(names_in(left)) == 1 and not names_in(right)
 
 
 def _compare_expressions(gold: str, prediction: str, deadline: float) -> Outcome:
@@ -196,6 +226,9 @@ def _compare_expressions(gold: str, prediction: str, deadline: float) -> Outcome
     except Unreadable:
         return _ask_sympy(gold, prediction, deadline)
     same = same_value(*trees, deadline=deadline)
+    if same is False and "log" in operators_in(trees[0]) | operators_in(trees[1]):
+        decimal = [with_decimal_logarithms(tree) for tree in trees]
+        same = bool(same_value(*decimal, deadline=deadline))
     if same is None:
         return _ask_sympy(gold, prediction, deadline)
     return ("correct", "equal values") if same else ("wrong", "different values")

@@ -86,32 +86,6 @@ def weighted_vote(
     return float(index is not None and correct[index])
 
 
-def n_at_k(
-    passed_public: Sequence[bool],
-    correct: Sequence[bool],
-    n: int,
-    k: int,
-    *,
-    behaviours: Sequence[str] | None = None,
-) -> float:
-    """Return 1.0 when one of n submissions, chosen from the first k samples, is correct: AlphaCode's n@k.
-
-    The samples that pass the public tests are candidates. They are submitted in their order, or, with
-    `behaviours` (what each printed on made-up inputs), one of each largest cluster in turn. Source:
-    arXiv:2203.07814, section 4.5 and 4.6.
-    """
-    assert len(passed_public) == len(correct) and 1 <= n <= k <= len(correct), (len(correct), n, k)
-    candidates = [index for index in range(k) if passed_public[index]]
-    if behaviours is not None:
-        clusters: dict[str, list[int]] = {}
-        for index in candidates:
-            clusters.setdefault(behaviours[index], []).append(index)
-        queues = sorted(clusters.values(), key=len, reverse=True)  # stable: of equals the one seen first
-        depth = max(map(len, queues), default=0)
-        candidates = [queue[turn] for turn in range(depth) for queue in queues if turn < len(queue)]
-    return float(any(correct[index] for index in candidates[:n]))
-
-
 # --- intervals -------------------------------------------------------------------------------------------
 
 
@@ -132,10 +106,10 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return (low, high) of the mean by the percentile bootstrap over `values`, one value a problem.
 
-    The same seed gives the same interval.
+    The same seed gives the same interval. NaN for fewer than two values: of one every resample is the same.
     """
     array = np.asarray(values, dtype=np.float64)
-    if array.size == 0:
+    if array.size < 2:
         return NAN, NAN
     rng = np.random.default_rng(seed)
     # One resample at a time: all of them at once would need num_resamples * len(values) integers.

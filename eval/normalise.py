@@ -13,13 +13,14 @@ LONGEST_WORDS = 2000
 _CHARACTERS = str.maketrans(
     {
         "−": "-", "–": "-", "—": "-", "×": r"\times ", "÷": "/", "·": r"\cdot ", "⋅": r"\cdot ", "π": r"\pi ",
-        "∞": r"\infty ", "°": "", "º": "", "′": "'", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ",
+        "∞": r"\infty ", "º": "°", "′": "'", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ",
         "∩": r"\cap ", "∈": r"\in ", "±": r"\pm ", "²": "^2", "³": "^3", "％": "%", "，": ",", "（": "(",
         "）": ")", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}",
         "⅔": r"\frac{2}{3}", "∅": r"\emptyset ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "θ": r"\theta ",
         "⟨": r"\langle ", "⟩": r"\rangle ", "…": r"\ldots ", "\u200b": "",
     }
 )  # fmt: skip
+_DEGREE = r"\cdot\frac{\pi}{180}"
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -30,7 +31,12 @@ _REWRITES = tuple(
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
         (r"\\(?:text(?:bf|it|rm|sf|normal)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname)\*?\s*(?=\{)",
          r"\\text"),
-        (r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z])|\\textdegree", ""),
+        (r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\degrees?(?![A-Za-z])|\\textdegree", "°"),
+        # In a function degrees are not radians; elsewhere "45" is asked of an angle as of "45°".
+        (r"(?<![A-Za-z])(\\?(?:sin|cos|tan|cot|sec|csc)(?:\s*\^\s*(?:\{[^{}]*\}|-?\w))?)\s*"
+         r"([\d.]+\s*°|\\frac\s*\{[^{}]*\}\s*\{[^{}]*\}\s*°|\([^()°]*°[^()]*\)|\{[^{}°]*°[^{}]*\})",
+         lambda m: f"{m[1]}({m[2][1:-1] if m[2][0] in '({' else m[2]})".replace("°", _DEGREE)),
+        (r"°", ""),
         (r"\\(?:leq|leqslant)(?![A-Za-z])", r"\\le"),
         (r"\\(?:geq|geqslant)(?![A-Za-z])", r"\\ge"),
         (r"\\neq(?![A-Za-z])", r"\\ne"),
@@ -120,10 +126,23 @@ def is_word(text: str) -> bool:
     )
 
 
+def are_words(gold: str, prediction: str) -> bool:
+    """Whether one answer at least is a word, and not the other's letters multiplied: "no" is not "on"."""
+    short = all(re.fullmatch(r"[A-Za-z]{2}", side) for side in (gold, prediction))
+    return (short or is_word(gold) or is_word(prediction)) and not may_be_product(gold, prediction)
+
+
 def may_be_product(gold: str, prediction: str) -> bool:
-    """Whether two answers hold the same few letters, so that "abc" may be a times b times c."""
+    """Whether two answers hold the same few letters, and such as products are made of: "abc", but not "cat".
+
+    A word has a vowel; of two letters "a" is none: "ma" is m times a.
+    """
     letters = [sorted(re.sub(r"[^A-Za-z]", "", side)) for side in (gold, prediction)]
-    return letters[0] == letters[1] and len(letters[0]) <= 5
+    if letters[0] != letters[1] or len(letters[0]) > 5:
+        return False
+    found = set("".join(letters[0]).lower())
+    vowels = set("eiou") if len(letters[0]) == 2 else set("aeiou")
+    return not found & vowels or found <= set("abcxyz")
 
 
 def strip_name(text: str) -> str:

@@ -2,6 +2,7 @@ r"""Inequalities in one variable as sets of numbers, in the notation of interval
 
     as_interval(r"2 < x \le 5")       # ("x", "(2,5]")
     as_interval(r"x \ne 3")           # ("x", r"(-\infty,3)\cup(3,\infty)")
+    as_interval(r"\{x \mid x > 2\}")   # ("", r"(2,\infty)")
     as_interval("x + y > 3")          # None
 
 Texts in, texts out, after eval.normalise.tidy; what the bounds are worth is not looked at.
@@ -18,6 +19,9 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!="}
 _NAME = re.compile(r"\s*(?:[A-Za-z]|\\(?:theta|alpha|beta|lambda|mu|phi))\s*")
 _REALS = re.compile(r"\\mathbb\s*\{?R\}?|\\R(?![a-z])|\\Re(?![a-z])")
 _WITHOUT = re.compile(r"(.+?)\s*(?:\\setminus|\\backslash|\\smallsetminus)\s*\\\{([^{},]*)\\\}")
+_BUILDER = re.compile(
+    rf"\\\{{({_NAME.pattern})(?:\\in\s*(?:{_REALS.pattern})\s*)?(?:\\mid(?![a-z])|\||:)(.*)\\\}}"
+)
 WHOLE_LINE = r"(-\infty,\infty)"
 
 
@@ -29,8 +33,11 @@ def relations_in(text: str) -> list[str]:
 def as_interval(text: str) -> tuple[str, str] | None:
     """Return (name, numbers that satisfy an inequality in that variable); None for any other text.
 
-    The name is "" for the real line and the real line without a point.
+    The name is "" for the real line, the real line without a point, and a set in braces.
     """
+    if match := _BUILDER.fullmatch(text.strip()):  # {x | x > 2}
+        found = as_interval(match[2].strip())
+        return ("", found[1]) if found and found[0].strip() == match[1].strip() else None
     if _REALS.fullmatch(text.strip()):
         return "", WHOLE_LINE
     if match := _WITHOUT.fullmatch(text.strip()):

@@ -20,7 +20,11 @@ from eval.metrics import (
     weighted_vote_index,
     wilson_interval,
 )
+from eval.submissions import expected_n_at_k
+from eval.votes import vote_key
 
+SUBMISSIONS = (1, 10)
+"""Programs handed in of those that pass the public tests: AlphaCode reports 10@k."""
 Row = dict[str, Any]
 """One line of samples.jsonl: see eval.run."""
 
@@ -51,11 +55,15 @@ class EvalResult:
     pass_at: Mapping[int, Estimate]
     """k -> pass@k, unbiased, over the problems with at least k judged samples."""
     maj_at: Mapping[int, Estimate]
-    """k -> is the majority answer of the first k samples correct; empty unless answers were extracted."""
+    """k -> is the majority answer of the first k samples correct; empty unless answers were extracted.
+    Spellings of one answer vote together (eval.votes)."""
     best_at: Mapping[int, Estimate]
     """k -> is the highest scored of the first k samples correct; empty unless all samples have scores."""
     weighted_at: Mapping[int, Estimate]
     """k -> is the answer with the highest sum of scores correct; empty unless scores are in [0, 1]."""
+    submitted_at: Mapping[tuple[int, int], Estimate]
+    """(n, k) -> n@k: is one correct of n programs handed in, of those among k that pass the public tests;
+    over the problems that have any. Empty where no problem has."""
     unjudged_rate: float
     no_answer_rate: float
     truncated_rate: float | None
@@ -78,6 +86,7 @@ class EvalResult:
         own["accuracy"] = _finite(asdict(self.accuracy))
         for name in ("pass_at", "maj_at", "best_at", "weighted_at"):
             own[name] = {str(k): _finite(asdict(e)) for k, e in own[name].items()}
+        own["submitted_at"] = {f"{n}@{k}": _finite(asdict(e)) for (n, k), e in self.submitted_at.items()}
         own["timing"] = {
             "generation_seconds": round(self.generation_seconds, 3),
             "grading_seconds": round(self.grading_seconds, 3),
@@ -88,11 +97,16 @@ class EvalResult:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return (label, value) pairs for a printed table."""
-        rows = [("pass@1", _shown(self.accuracy))]
-        rows += [(f"pass@{k}", _shown(e)) for k, e in self.pass_at.items() if k > 1]
-        rows += [(f"maj@{k}", _shown(e)) for k, e in self.maj_at.items() if k > 1]
-        rows += [(f"best-of-{k} by score", _shown(e)) for k, e in self.best_at.items() if k > 1]
-        rows += [(f"weighted vote of {k}", _shown(e)) for k, e in self.weighted_at.items() if k > 1]
+        total = self.num_problems + self.num_missing
+        rows = [("pass@1", _shown(self.accuracy, total))]
+        rows += [(f"pass@{k}", _shown(e, total)) for k, e in self.pass_at.items() if k > 1]
+        rows += [(f"maj@{k}", _shown(e, total)) for k, e in self.maj_at.items() if k > 1]
+        rows += [(f"best-of-{k} by score", _shown(e, total)) for k, e in self.best_at.items() if k > 1]
+        rows += [(f"weighted vote of {k}", _shown(e, total)) for k, e in self.weighted_at.items() if k > 1]
+        rows += [
+            (f"{n}@{k} by public tests, {e.num_problems} problems", _shown(e))
+            for (n, k), e in self.submitted_at.items()
+        ]
         rows.append(("problems", str(self.num_problems)))
         if self.num_missing:
             rows.append(("problems without samples (left out)", str(self.num_missing)))
@@ -104,6 +118,8 @@ class EvalResult:
         if self.tokens_per_second is not None:
             rows.append(("tokens", f"{self.tokens:,} at {self.tokens_per_second:,.0f}/s"))
         rows.append(("grading", f"{self.grading_seconds:.1f} s"))
+        if "isolation" in self.settings:
+            rows.append(("isolation of programs", str(self.settings["isolation"])))
         return rows
 
 
@@ -129,6 +145,7 @@ def summarise(
     has_scores = all(row.get("score") is not None for row in flat)
     has_weights = has_scores and all(0 <= row["score"] <= 1 for row in flat)
     groups = list(rows.values())
+    voting = [[row | {"answer": _vote(row)} for row in group] for group in groups] if has_answers else []
     ends = [row["finish_reason"] for row in flat if row["finish_reason"] is not None]
 
     def share(count: int) -> float:
@@ -144,9 +161,12 @@ def summarise(
             k: _estimate([pass_at_k(len(g), sum(map(_is_correct, g)), k) for g in judged if len(g) >= k])
             for k in ks
         },
-        maj_at={k: _chosen(groups, k, _majority) for k in ks} if has_answers else {},
+        maj_at={k: _chosen(voting, k, _majority) for k in ks} if has_answers else {},
         best_at={k: _chosen(groups, k, _best) for k in ks} if has_scores else {},
-        weighted_at={k: _chosen(groups, k, _weighted) for k in ks} if has_answers and has_weights else {},
+        weighted_at={k: _chosen(voting, k, _weighted) for k in ks} if has_answers and has_weights else {},
+        submitted_at={(n, k): _submitted(judged, n, k) for k in ks for n in SUBMISSIONS if n < k}
+        if any(row.get("public") is not None for row in flat)
+        else {},
         unjudged_rate=share(sum(r["verdict"] == "unjudged" for r in flat)),
         no_answer_rate=share(sum(r["reason"] == NO_ANSWER for r in flat)),
         truncated_rate=ends.count("length") / len(ends) if ends else None,
@@ -177,6 +197,21 @@ def _chosen(
     return _estimate(values)
 
 
+def _submitted(judged: Sequence[Sequence[Row]], n: int, k: int) -> Estimate:
+    """n@k of the problems with public tests and k samples judged by them and by the hidden ones."""
+    values = []
+    for group in judged:
+        known = [row for row in group if row.get("public") is not None]
+        if len(known) >= k:
+            public = [row for row in known if row["public"]]
+            values.append(expected_n_at_k(len(known), len(public), sum(map(_is_correct, public)), n, k))
+    return _estimate(values)
+
+
+def _vote(row: Row) -> str | None:
+    return None if row["answer"] is None else vote_key(row["answer"])
+
+
 def _majority(group: Sequence[Row]) -> int | None:
     return majority_index([row["answer"] for row in group])
 
@@ -203,7 +238,12 @@ def _finite(values: dict[str, Any]) -> dict[str, Any]:
     return {key: None if value != value else value for key, value in values.items()}
 
 
-def _shown(estimate: Estimate) -> str:
+def _shown(estimate: Estimate, total: int = 0) -> str:
+    """The estimate, and of how many of `total` problems it is where it is not of all."""
     if not estimate.num_problems:
         return "none judged"
-    return f"{estimate.value:.1%}  (95% {estimate.low:.1%} to {estimate.high:.1%})"
+    interval = f"95% {estimate.low:.1%} to {estimate.high:.1%}"
+    if estimate.low != estimate.low:
+        interval = "no interval of one problem"
+    part = f", over {estimate.num_problems} of {total} problems" if estimate.num_problems < total else ""
+    return f"{estimate.value:.1%}  ({interval}){part}"

@@ -8,14 +8,15 @@
 settings.json   what the run was asked for; a resumed run must ask for the same
 samples.jsonl   one line a sample: id (of the problem), sample (0-based index), response, verdict (correct,
                 wrong or unjudged), reason, seconds (of grading), answer (as extracted, null without one; only
-                where `extract` is given), finish_reason (stop or length), num_tokens and generation_seconds
-                (the batch's time, shared out evenly); the last three are null for samples made elsewhere
+                where `extract` is given), public (does it pass the tests that the problem's statement shows,
+                null where that is unknown; only where `passes_public` is given), finish_reason (stop or
+                length), num_tokens and generation_seconds (the batch's time, shared out evenly); the last
+                three are null for samples made elsewhere
 result.json     the numbers of `EvalResult.to_dict`
 """
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -23,14 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_jsonl, write_atomically
+from data.files import append_jsonl, cut_torn_line, read_jsonl, read_settings, write_atomically
 from data.protocols import Grader, TextGenerator
 from data.schema import Problem, Sampling
 from eval.result import EvalResult, Row, summarise
-from eval.sample_files import sample_rows
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """(samples done, samples in all, running numbers)."""
+
+SECONDS_UNRECORDED = 0.2
+"""How long a verdict may wait to be written: a kill loses at most these, and the sample in flight."""
 
 
 def evaluate(
@@ -39,6 +42,7 @@ def evaluate(
     out_dir: str | Path,
     grader: Grader,
     extract: Callable[[str], str | None] | None = None,
+    passes_public: Callable[[Problem, str], bool | None] | None = None,
     render: Callable[[str], str] | None = None,
     generator: TextGenerator | None = None,
     samples: Mapping[str, Sequence[str]] | None = None,
@@ -52,12 +56,13 @@ def evaluate(
 
     Exactly one of `generator` (with `sampling`, `batch_size` problems at a time, prompts made by `render`:
     else the problem and a newline) and `samples` (problem id -> responses) is given. `extract` finds a
-    response's answer, for maj@k; `scores` (problem id -> a reward model's score a sample) are for best@k.
+    response's answer, for maj@k; `passes_public` says whether a program passes the tests shown in the
+    statement, for n@k; `scores` (problem id -> a reward model's score a sample) are for best@k.
     `settings` is recorded with what else decides the numbers.
 
     Every batch has a random stream of its own, so an interrupted run ends with the numbers of an
-    uninterrupted one. A sample on record is never graded again; only a batch that a crash tore in two is
-    generated again, from the same stream, to make up its missing samples.
+    uninterrupted one. Verdicts are recorded as they come, and a sample on record is never graded again; only
+    a batch that was torn in two is generated again, from the same stream, to make up its missing samples.
 
     Raises UserError when out_dir holds a run with other settings or a broken samples.jsonl.
     """
@@ -75,85 +80,31 @@ def evaluate(
     path = out_dir / "samples.jsonl"
     rows = _read_recorded(path, counts)
     total = sum(counts.values())
-    with path.open("a", encoding="utf-8") as file:
-        for index in range(0, len(problems), batch_size):
-            batch = [p for p in problems[index : index + batch_size] if counts[p.id]]
-            if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):
-                continue
-            if generator is not None:
-                seed = batch_seed(sampling.seed, index // batch_size)
-                drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
-            else:
-                drawn = _given(batch, samples or {}, scores)
-            new = [
-                _judge(problem, row, grader, extract)
+    path.touch()
+    for index in range(0, len(problems), batch_size):
+        batch = [p for p in problems[index : index + batch_size] if counts[p.id]]
+        if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):
+            continue
+        if generator is not None:
+            seed = batch_seed(sampling.seed, index // batch_size)
+            drawn = _generate(generator, batch, render, replace(sampling, seed=seed))
+        else:
+            drawn = _given(batch, samples or {}, scores)
+        new = _record(
+            path,
+            (
+                _judge(problem, row, grader, extract, passes_public)
                 for problem, row in drawn
                 if (problem.id, row["sample"]) not in rows
-            ]
-            try:
-                file.write("".join(json.dumps(row) + "\n" for row in new))
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError as error:
-                raise UserError(
-                    f"{path}: cannot write ({error.strerror}); free space and run again: what "
-                    "is recorded is kept"
-                ) from error
-            rows |= {(row["id"], row["sample"]): row for row in new}
-            if on_progress:
-                on_progress(len(rows), total, _running(rows.values()))
+            ),
+        )
+        rows |= {(row["id"], row["sample"]): row for row in new}
+        if on_progress:
+            on_progress(len(rows), total, _running(rows.values()))
     ordered = {p.id: [rows[p.id, k] for k in range(counts[p.id])] for p in problems if counts[p.id]}
     result = summarise(ordered, settings=recorded, num_missing=len(problems) - len(ordered))
     write_atomically(out_dir / "result.json", json.dumps(result.to_dict(), indent=1) + "\n")
     return result
-
-
-def read_samples(path: str | Path, problems: Sequence[Problem]) -> dict[str, list[str]]:
-    """Return problem id -> responses, from rows {id, response} with an optional 0-based index `sample`.
-
-    `problem`, the problem's text, may stand in place of `id`; only white space may differ. human-eval's rows
-    {task_id, completion} and EvalPlus' {task_id, solution} are read as they are; a task_id that is a number
-    stands for the problem whose id ends in it. Rows of one problem are put in the order of `sample`, else
-    kept in the order of the file. A problem without rows is absent: `evaluate` reports how many are. Raises
-    UserError with file and line for broken JSON, a missing or mistyped field, an unknown id, a sample given
-    twice, rows with and without index.
-    """
-    assert problems, "no problems to read samples for"
-    known = {p.id for p in problems}
-    numbers = {p.id.rpartition("/")[2]: p.id for p in problems}
-    by_text = {" ".join(p.text.split()): p.id for p in problems}
-    found: dict[str, dict[int, str]] = {}
-    lines: dict[tuple[str, int], int] = {}
-    indexed: dict[str, bool] = {}
-    for line, row in sample_rows(path):
-        where = f"{path}:{line}"
-        if "problem" in row and "id" not in row and "task_id" not in row:
-            name, response = _by_text(row, by_text, where), _text_field(row, "response", where)
-        else:
-            name, response = _sample(row, where)
-        if name not in known and name.isdigit():
-            name = numbers.get(name, name)
-        if name not in known:
-            raise UserError(
-                f"{where}: id '{name}' is none of the {len(known)} problems "
-                f"(such as '{problems[0].id}'); check the benchmark, split and limit"
-            )
-        group = found.setdefault(name, {})
-        sample = row.get("sample", len(group))
-        if isinstance(sample, bool) or not isinstance(sample, int) or sample < 0:
-            raise UserError(f"{where}: field 'sample' must be an index from 0, got {json.dumps(sample)}")
-        if indexed.setdefault(name, "sample" in row) != ("sample" in row):
-            raise UserError(f"{where}: id '{name}' has rows with and without 'sample'; give all or none")
-        if sample in group:
-            raise UserError(
-                f"{where}: sample {sample} of id '{name}' stands in line {lines[name, sample]} already; "
-                "remove one of them"
-            )
-        group[sample] = response
-        lines[name, sample] = line
-    if not found:
-        raise UserError(f"{path}: no samples; expected one JSON object {{id, response}} a line")
-    return {name: [group[k] for k in sorted(group)] for name, group in found.items()}
 
 
 def _count_samples(
@@ -187,37 +138,6 @@ def _own_settings(
     return own | {"prompts": prompts, "sampling": asdict(sampling), "batch_size": batch_size}
 
 
-def _by_text(row: Row, ids: Mapping[str, str], where: str) -> str:
-    """Problem id of a row that gives the problem's text."""
-    text = " ".join(_text_field(row, "problem", where).split())
-    if text not in ids:
-        shown = text if len(text) <= 60 else text[:60] + "..."
-        raise UserError(
-            f"{where}: problem '{shown}' is none of the {len(ids)} problems; "
-            "check the benchmark, split and limit"
-        )
-    return ids[text]
-
-
-def _sample(row: Row, where: str) -> tuple[str, str]:
-    """Problem id and response of a row of a samples file."""
-    if "task_id" not in row:
-        name, response = (_text_field(row, field, where) for field in ("id", "response"))
-        return name, response
-    if isinstance(row["task_id"], int) and not isinstance(row["task_id"], bool):
-        row = row | {"task_id": str(row["task_id"])}
-    field = "solution" if "solution" in row and "completion" not in row else "completion"
-    return _text_field(row, "task_id", where), _text_field(row, field, where, "task_id, completion")
-
-
-def _text_field(row: Row, field: str, where: str, expected: str = "id (or problem) and response") -> str:
-    if field not in row:
-        raise UserError(f"{where}: no field '{field}' (has: {', '.join(row) or 'none'}); expected {expected}")
-    if not isinstance(row[field], str):
-        raise UserError(f"{where}: field '{field}' must be a string, got {json.dumps(row[field])[:60]}")
-    return row[field]
-
-
 def check_settings(out_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Record the settings of a new run; for an old one check that they are the same."""
     path = out_dir / "settings.json"
@@ -229,10 +149,7 @@ def check_settings(out_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]
             )
         write_atomically(path, json.dumps(wanted, indent=1) + "\n")
         return wanted
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: unreadable ({error}); choose another output folder") from error
+    stored = read_settings(path, "choose another output folder")
     old, new = dict(_leaves(stored)), dict(_leaves(wanted))
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     # What a user set says more than the digests and derived settings it changes.
@@ -259,10 +176,7 @@ def _read_recorded(path: Path, counts: Mapping[str, int]) -> dict[tuple[str, int
     """The samples on record by (id, sample), after cutting off a last line that a crash left torn."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    cut_torn_line(path)
     rows: dict[tuple[str, int], Row] = {}
     for line, row in read_jsonl(path, any_text=True):
         remedy = "remove that line and run again"
@@ -326,10 +240,39 @@ def _given(
     ]
 
 
-def _judge(problem: Problem, row: Row, grader: Grader, extract: Callable[[str], str | None] | None) -> Row:
+def _judge(
+    problem: Problem,
+    row: Row,
+    grader: Grader,
+    extract: Callable[[str], str | None] | None,
+    passes_public: Callable[[Problem, str], bool | None] | None,
+) -> Row:
     verdict = grader(problem, row["response"])
     judged = {"verdict": verdict.status, "reason": verdict.reason, "seconds": round(verdict.seconds, 6)}
-    return {**row, **judged} | ({"answer": extract(row["response"])} if extract else {})
+    if extract:
+        judged["answer"] = extract(row["response"])
+    if passes_public:
+        judged["public"] = passes_public(problem, row["response"])
+    return {**row, **judged}
+
+
+def _record(path: Path, judged: Iterator[Row]) -> list[Row]:
+    """Write rows while they are being judged, every SECONDS_UNRECORDED and where judging breaks off."""
+    done: list[Row] = []
+    waiting: list[Row] = []
+    written_at = time.monotonic()
+    try:
+        for row in judged:
+            waiting.append(row)
+            done.append(row)
+            if time.monotonic() - written_at >= SECONDS_UNRECORDED:
+                batch, waiting = waiting, []  # emptied first: a write that fails is not tried again
+                append_jsonl(path, batch)
+                written_at = time.monotonic()
+    finally:
+        if waiting:
+            append_jsonl(path, waiting)
+    return done
 
 
 def batch_seed(seed: int | None, batch: int) -> int:
@@ -345,9 +288,12 @@ def short_digest(items: Any) -> str:
 
 def _running(rows: Any) -> dict[str, float]:
     """Numbers for a progress line: accuracy of the judged samples so far, and rates."""
+    rows = list(rows)
     verdicts = [row["verdict"] for row in rows]
+    seconds = sum(row["generation_seconds"] or 0.0 for row in rows)
     judged = len(verdicts) - verdicts.count("unjudged")
     return {
         "correct": verdicts.count("correct") / judged if judged else float("nan"),
         "unjudged": verdicts.count("unjudged") / len(verdicts),
+        **({"tokens/s": sum(row["num_tokens"] or 0 for row in rows) / seconds} if seconds else {}),
     }

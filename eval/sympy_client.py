@@ -21,8 +21,12 @@ from typing import Literal
 Status = Literal["correct", "wrong", "unjudged"]
 Outcome = tuple[Status, str]
 
+COMMAND = [sys.executable, "-P", "-m", "eval.grade_worker"]
+"""-P: a folder called eval in the working folder must not shadow this package."""
+
 START_SECONDS = 60.0
-"""How long the worker process may take to import sympy. Not counted in an answer's time limit."""
+"""How long the worker process may take to import sympy, or owe a reply, before another is started. No answer
+waits for it longer than its own limit."""
 
 GRACE_SECONDS = 0.25
 """How long past an answer's limit the worker may take to report that its child was stopped."""
@@ -66,19 +70,37 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0  # process id: after a fork the pipes belong to the parent
         self._lock = threading.Lock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._reply = b""  # what has arrived of the reply that is due
+        self._due: Literal["", "greeting", "verdict"] = ""
+        self._due_since = 0.0
 
     def compare(self, gold: str, prediction: str, seconds: float) -> Outcome:
-        """Return what the worker says; a worker that died is started again, once. Limit: `seconds`."""
+        """Return what the worker says within `seconds`; one that died is started again, once.
+
+        One that is late is neither waited for nor stopped: it goes on starting, or stops what it is at, while
+        the caller has `unjudged`, and the next comparison finds it warm.
+        """
         if seconds <= 0:
             return "unjudged", "the time limit has passed"
-        request = json.dumps({"gold": gold, "prediction": prediction, "seconds": seconds})
         with self._lock:
+            deadline = time.monotonic() + seconds
             for _ in range(2):
-                if not self._start():
-                    return "unjudged", "the worker process does not start"
-                reply = self._exchange(request.encode() + b"\n", seconds + GRACE_SECONDS)
+                self._start()
+                if self._due:
+                    late = "starting" if self._due == "greeting" else "busy with an earlier answer"
+                    before = self._receive(deadline)
+                    if before is None:
+                        return "unjudged", f"the worker is {late}"
+                    if not before:
+                        self._stop()
+                        continue
+                left = max(deadline - time.monotonic(), 0.001)
+                request = json.dumps({"gold": gold, "prediction": prediction, "seconds": left})
+                reply = self._receive(deadline + GRACE_SECONDS) if self._send(request) else b""
                 if reply is None:
-                    self._stop()
                     return "unjudged", f"no result within {seconds:.3g} s"
                 if reply:
                     result = json.loads(reply)
@@ -102,51 +124,58 @@ class Worker:
 
     def reset_after_fork(self) -> None:
         self._process, self._lock = None, threading.Lock()
+        self._forget()
 
-    def _start(self) -> bool:
+    def _start(self) -> None:
+        """Start a process where none runs, or where one has owed a reply for longer than a start may take."""
+        if self._due and time.monotonic() - self._due_since > START_SECONDS:
+            self._stop()
         if self._process and self._owner == os.getpid():
-            return True
+            return
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
         self._owner = os.getpid()
-        # -P: a folder called eval in the working folder must not shadow this package.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "eval.grade_worker"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             env=os.environ | {"PYTHONPATH": path},
         )
-        if self._exchange(b"", START_SECONDS):
-            return True
-        self._stop()
-        return False
+        self._due, self._due_since = "greeting", time.monotonic()
 
-    def _exchange(self, line: bytes, seconds: float) -> bytes | None:
-        """Send a line and return the reply, b"" when the worker died, None when it is late."""
-        assert self._process and self._process.stdin and self._process.stdout
-        deadline = time.monotonic() + seconds
+    def _send(self, line: str) -> bool:
+        """Whether the request went out; nothing else is on its way, so that the pipe has room for it."""
+        assert self._process and self._process.stdin and not self._due
+        self._due, self._due_since = "verdict", time.monotonic()
         try:
-            self._process.stdin.write(line)
-        except (BrokenPipeError, OSError):
-            return b""
+            self._process.stdin.write(line.encode() + b"\n")
+        except OSError:
+            return False
+        return True
+
+    def _receive(self, deadline: float) -> bytes | None:
+        """Return the reply that is due, b"" when the worker died, None when it is late: then it stays due."""
+        assert self._process and self._process.stdout and self._due
         descriptor = self._process.stdout.fileno()
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        reply = b""
-        while not reply.endswith(b"\n"):
+        while not self._reply.endswith(b"\n"):
             left = deadline - time.monotonic()
             if left <= 0 or not poll.poll(left * 1000):
                 return None
             part = os.read(descriptor, 65536)
             if not part:
                 return b""
-            reply += part
+            self._reply += part
+        reply = self._reply
+        self._forget()
         return reply
 
     def _stop(self) -> None:
         process, self._process = self._process, None
+        self._forget()
         if process is None or self._owner != os.getpid():
             return
         process.kill()

@@ -52,20 +52,26 @@ def plan_micro_batches(
 ) -> list[list[int]]:
     """Return this process's share of `rows`, length-sorted and cut under the padded token budget.
 
-    Every process gets as many rows and as many micro-batches as the others (collectives inside the forward
-    need equal counts). With several processes up to world - 1 rows of an odd last batch are left out.
+    Every process gets as many micro-batches as the others (collectives inside the forward need equal counts);
+    one that has too few rows for that, as in an odd last batch, gets empty ones.
     """
     ordered = sorted(rows, key=lambda row: -lengths[row])
-    ordered = ordered[: len(ordered) // world * world]
     shares = [ordered[index::world] for index in range(world)]
     cuts = [cut_by_tokens(share, lengths, max_tokens) for share in shares]
-    most = max(len(cut) for cut in cuts)
-    mine = cuts[rank]
-    while len(mine) < most:
-        index = max(range(len(mine)), key=lambda i: len(mine[i]))
-        half = len(mine[index]) // 2
-        mine[index : index + 1] = [mine[index][:half], mine[index][half:]]
-    return mine
+    return split_to(cuts[rank], max(len(cut) for cut in cuts))
+
+
+def split_to(cuts: list[list[int]], count: int) -> list[list[int]]:
+    """Halve the largest micro-batches until there are `count`; empty ones where no row is left to part."""
+    cuts = list(cuts)
+    while len(cuts) < count:
+        index = max(range(len(cuts)), key=lambda i: len(cuts[i]), default=0)
+        if not cuts or len(cuts[index]) < 2:
+            cuts.append([])
+        else:
+            half = len(cuts[index]) // 2
+            cuts[index : index + 1] = [cuts[index][:half], cuts[index][half:]]
+    return cuts
 
 
 def cut_by_tokens(rows: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

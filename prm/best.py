@@ -1,13 +1,13 @@
 """The weights of the best validation so far, kept beside a run.
 
-best = BestWeights(Path("runs/prm"), "valid/step_auc", is_main=True)
+best = BestWeights(Path("runs/prm"), "valid/step_auc", accelerator)
 best.offer(model, metrics); best.restore(model)
 """
 
 import copy
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,22 @@ from data.files import write_atomically
 from prm.checkpoint import save_model
 from prm.lora import merge
 from prm.model import load_prm
+from prm.sharding import require_whole_weights
 
 
 class BestWeights:
     """The weights of the best validation so far, in output_dir/best; off without a metric's name."""
 
-    def __init__(self, run_dir: Path, metric: str | None, is_main: bool) -> None:
+    def __init__(
+        self, run_dir: Path, metric: str | None, accelerator: Any, *, load: Callable[[Path], Any] = load_prm
+    ) -> None:
+        if metric:
+            require_whole_weights(accelerator, "the weights of the best validation (keep_best)")
+        self.load = load
         self.folder = run_dir / "best"
         self.record = run_dir / "best.json"
         self.metric = metric
-        self.is_main = is_main
+        self.is_main = accelerator.is_main_process
 
     def clear(self) -> None:
         if self.metric and self.is_main:
@@ -50,7 +56,7 @@ class BestWeights:
 
     def restore(self, model: Any) -> None:
         if self.metric and self._value() > -math.inf:
-            model.load_state_dict(load_prm(self.folder).state_dict())
+            model.load_state_dict(self.load(self.folder).state_dict())
 
 
 def _without_adapters(model: Any) -> Any:

@@ -12,7 +12,6 @@ It is no export: `save_model` writes the plain folder that from_pretrained reads
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import warnings
@@ -21,15 +20,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 
 from data.errors import UserError
 from data.protocols import Stateful
+from prm.randomness import process_state, set_rng_state
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"(\d{8})(\.replaced)?")
 """`.replaced` is a checkpoint moved aside while its successor of the same iteration takes the name."""
+PROCESSES = "processes.pt"
+"""What every process has of its own: random states, sampling streams."""
 
 
 def save_checkpoint(
@@ -38,30 +39,27 @@ def save_checkpoint(
     parts: Mapping[str, Stateful],
     *,
     keep: int = 2,
-    rng_states: Sequence[dict[str, Any]] | None = None,
+    per_process: Sequence[dict[str, Any]] | None = None,
 ) -> Path:
     """Write one checkpoint of all parts, then remove all but the newest `keep`; return its folder.
 
-    rng_states: one `rng_state()` per process, in rank order; by default this process's own. With several
-    processes call this on the main one only. Raises UserError when a tensor holds NaN or infinity or when the
+    per_process: one `process_state` per process, in rank order; by default this process's own. With several
+    processes call `save_together` instead. Raises UserError when a tensor holds NaN or infinity or when the
     disk refuses; earlier checkpoints are then untouched.
     """
     assert keep >= 1 and iteration >= 0
-    states = {name: part.state_dict() for name, part in parts.items()}
-    refuse_non_finite(states, f"checkpoint {iteration}")
-    states["rng"] = {"ranks": list(rng_states) if rng_states is not None else [rng_state()]}
+    processes = {"ranks": list(per_process) if per_process is not None else [process_state({})]}
     folder = Path(run_dir) / "checkpoints" / f"{iteration:08d}"
 
     def fill(temporary: Path) -> None:
-        files = {
-            f"{name}.pt": _write_hashed(temporary / f"{name}.pt", state) for name, state in states.items()
-        }
-        manifest = {
-            "format": FORMAT,
-            "iteration": iteration,
-            "files": files,
-            "tensors": {name: _tensor_shapes(state) for name, state in states.items()},
-        }
+        files, shapes = {}, {}
+        for name, part in parts.items():  # one after the other: of a large model one part fits, not all
+            state = part.state_dict()
+            refuse_non_finite({name: state}, f"checkpoint {iteration}")
+            files[f"{name}.pt"] = _write_hashed(temporary / f"{name}.pt", state)
+            shapes[name] = _tensor_shapes(state)
+        files[PROCESSES] = _write_hashed(temporary / PROCESSES, processes)
+        manifest = {"format": FORMAT, "iteration": iteration, "files": files, "tensors": shapes}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
     _replace_folder(folder, fill)
@@ -71,11 +69,77 @@ def save_checkpoint(
     return folder
 
 
-def load_latest(run_dir: str | Path, parts: Mapping[str, Stateful], *, rank: int = 0) -> int | None:
+def save_together(
+    run_dir: str | Path,
+    iteration: int,
+    parts: Mapping[str, Stateful],
+    *,
+    accelerator: Any,
+    own: Mapping[str, Stateful] | None = None,
+    keep: int = 2,
+) -> None:
+    """Save a checkpoint from every process of a run; the main one writes. Call it on all of them.
+
+    own: parts of which every process has its own, such as a sampling stream. When the main process cannot
+    save, all raise its UserError: none is left waiting for the others.
+    """
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    states = gather_object([process_state(own or {})])
+    counted = {name: _Counted(part) for name, part in parts.items()}
+    failure: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            save_checkpoint(run_dir, iteration, counted, keep=keep, per_process=states)
+        except Exception as error:
+            if any(part.broken for part in counted.values()):
+                raise  # in the middle of what all do together: the others cannot be told
+            failure = error
+    for part in counted.values():  # whole tensors of a model that is cut up take every process
+        part.catch_up()
+    said = broadcast_object_list([str(failure) if failure else None])[0]
+    if failure:
+        raise failure
+    if said:
+        raise UserError(said)
+
+
+class _Counted:
+    """A part that knows whether its state was taken, and whether that failed."""
+
+    def __init__(self, part: Stateful) -> None:
+        self.part = part
+        self.taken = False
+        self.broken = False
+
+    def state_dict(self) -> dict[str, Any]:
+        self.taken, self.broken = True, True
+        state = self.part.state_dict()
+        self.broken = False
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.part.load_state_dict(state)
+
+    def catch_up(self) -> None:
+        if not self.taken:
+            self.state_dict()
+
+
+def load_latest(
+    run_dir: str | Path,
+    parts: Mapping[str, Stateful],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    own: Mapping[str, Stateful] | None = None,
+) -> int | None:
     """Load the newest intact checkpoint into `parts` and the random generators; return its iteration.
 
     None when there is no checkpoint. A damaged one is passed over with a warning. Raises UserError when all
     are damaged, a part is missing, or a tensor's shape differs from the model's (nothing is loaded then).
+    Saved by another number of processes, `parts` are loaded as they are and `own` keeps what it started with,
+    with a warning: what all share, such as the order of the problems, continues exactly.
     """
     folders = list_checkpoints(run_dir)
     for folder in reversed(folders):
@@ -87,9 +151,17 @@ def load_latest(run_dir: str | Path, parts: Mapping[str, Stateful], *, rank: int
         _check_parts(folder, manifest, parts)
         for name, part in parts.items():
             part.load_state_dict(_read(folder / f"{name}.pt"))
-        ranks = _read(folder / "rng.pt")["ranks"]
-        if rank < len(ranks):
-            set_rng_state(ranks[rank])
+        ranks = _read(folder / PROCESSES)["ranks"]
+        if len(ranks) == world:
+            for name, part in (own or {}).items():
+                part.load_state_dict(ranks[rank]["own"][name])
+        else:
+            warnings.warn(
+                f"{folder}: saved by {len(ranks)} processes and continued by {world}: the samples taken so "
+                "far count, none is repeated or left out; random streams start anew from the seed",
+                stacklevel=2,
+            )
+        set_rng_state(ranks[rank if len(ranks) == world else 0]["random"])
         return int(manifest["iteration"])
     if folders:
         raise UserError(
@@ -169,29 +241,6 @@ def refuse_non_finite(states: Mapping[str, Any], where: str) -> None:
                 f"{where}: {'.'.join(path)} holds NaN or infinity, nothing was saved; resume from the last "
                 "checkpoint with a lower learning rate or stronger gradient clipping"
             )
-
-
-def rng_state() -> dict[str, Any]:
-    """Return the states of the python, numpy and torch generators of this process, as plain values."""
-    kind, keys, position, has_gauss, cached = np.random.get_state()
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": (str(kind), keys.tolist(), int(position), int(has_gauss), float(cached)),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Restore what `rng_state` returned; CUDA states only where as many devices are visible."""
-    random.setstate(state["python"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.asarray(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 class _HashedFile:

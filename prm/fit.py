@@ -7,12 +7,12 @@ u alone, so a run that was killed continues to the same numbers.
     fit(model, encoded, objective, FitConfig(epochs=2), accelerator=Accelerator(), run_dir="runs/x", log=log)
 """
 
+import copy
 import hashlib
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,12 +21,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.errors import UserError
+from data.errors import Stopped, UserError
 from data.machine import peak_rss_mb
 from data.protocols import MetricLog, Stateful
 from data.settings import Settings
 from prm.batching import drop_overlong, plan_micro_batches
-from prm.checkpoint import list_checkpoints, load_latest, rng_state, save_checkpoint, set_rng_state
+from prm.checkpoint import list_checkpoints, load_latest, save_together
+from prm.interrupt import StopSignal
+from prm.optimiser import lr_factor, make_optimizer, set_learning_rate
+from prm.randomness import rng_state, set_rng_state
+from prm.sharding import Trained, cuts_parameters, prepare, require_whole_weights
 
 MAX_SKIPPED_IN_A_ROW = 5
 
@@ -114,12 +118,24 @@ def fit(
         raise UserError(
             f"{run_dir}: holds the checkpoints of an earlier run; resume it or choose another output_dir"
         )
-    optimizer = make_optimizer(model, config)
-    unwrapped_model = model.to(accelerator.device)
-    wrapped, optimizer = accelerator.prepare(_Loss(unwrapped_model, objective), optimizer)
+    if saved or before_update:
+        require_whole_weights(accelerator, "adapters and a head that learns first")
+    whole = model
+    if cuts_parameters(accelerator):  # the caller's model stays whole, and gets the weights in the end
+        model = copy.deepcopy(model)
+    model.to(accelerator.device)
+    trained = prepare(
+        _Loss(model, objective),
+        make_optimizer(model, config),
+        owner=saved or model,
+        accelerator=accelerator,
+        max_grad_norm=config.max_grad_norm,
+    )
+    optimizer = trained.optimizer
     progress = _Progress(order=_order_digest(config, examples))
-    parts = {"model": saved or unwrapped_model, "optimizer": optimizer, "progress": progress}
-    done = (load_latest(run_dir, parts, rank=accelerator.process_index) or 0) if resume else 0
+    parts = {"model": trained.weights, "optimizer": trained.moments, "progress": progress}
+    processes = {"rank": accelerator.process_index, "world": accelerator.num_processes}
+    done = (load_latest(run_dir, parts, **processes) or 0) if resume else 0
     if accelerator.is_main_process:
         log.rewind(done)
     if not done:
@@ -128,78 +144,98 @@ def fit(
     lengths = [len(example) for example in examples]
     batches = itertools.islice(iterate_batches(config, len(examples)), done, total)
     model.train()
-    for update, rows in enumerate(batches, done + 1):
-        started = time.perf_counter()
-        rate = before_update(update, total) if before_update else None
-        if rate is None:
-            rate = config.learning_rate * lr_factor(update, total, config)
-        _set_learning_rate(optimizer, rate)
-        micro_batches = plan_micro_batches(
-            rows,
-            lengths,
-            config.micro_batch_tokens,
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-        )
-        batch = [objective.collate([examples[row] for row in micro]) for micro in micro_batches]
-        progress.window.add(run_update(wrapped, batch, objective, optimizer, config, accelerator))
-        progress.watch_skips(update, run_dir)
-        progress.seconds += time.perf_counter() - started
-        metrics: dict[str, float] = {}
-        if update % config.log_every == 0 or update == total:
-            metrics |= progress.report(
-                min(update * config.batch_size / len(examples), config.epochs), optimizer
+    with StopSignal(accelerator) as stop:
+        for update, rows in enumerate(batches, done + 1):
+            started = time.perf_counter()
+            rate = before_update(update, total) if before_update else None
+            if rate is None:
+                rate = config.learning_rate * lr_factor(update, total, config)
+            set_learning_rate(optimizer, rate)
+            micro_batches = plan_micro_batches(
+                rows,
+                lengths,
+                config.micro_batch_tokens,
+                rank=accelerator.process_index,
+                world=accelerator.num_processes,
             )
-            metrics["train/total_updates"] = float(total)
-        if validate and (update == total or (config.validate_every and update % config.validate_every == 0)):
-            metrics |= _validate(model, validate)
-        if metrics and accelerator.is_main_process:
-            log(update, metrics)
-        if config.save_every and (update == total or update % config.save_every == 0):
-            _save(run_dir, update, parts, config, accelerator)
-    model.eval()
+            shortest = objective.collate([examples[min(rows, key=lambda row: lengths[row])]])
+            batch = [
+                objective.collate([examples[row] for row in micro]) if micro else None
+                for micro in micro_batches
+            ]
+            progress.window.add(run_update(trained, batch, objective, filler=shortest))
+            progress.watch_skips(update, run_dir)
+            progress.seconds += time.perf_counter() - started
+            metrics: dict[str, float] = {}
+            if update % config.log_every == 0 or update == total:
+                metrics |= progress.report(
+                    min(update * config.batch_size / len(examples), config.epochs), optimizer
+                )
+                metrics["train/total_updates"] = float(total)
+            if validate and (
+                update == total or (config.validate_every and update % config.validate_every == 0)
+            ):
+                with trained.readable():
+                    metrics |= _validate(model, validate)
+            if metrics and accelerator.is_main_process:
+                log(update, metrics)
+            stopping = stop.requested() and update < total
+            if config.save_every and (stopping or update == total or update % config.save_every == 0):
+                save_together(run_dir, update, parts, accelerator=accelerator, keep=config.keep_checkpoints)
+            if stopping:
+                raise Stopped(f"told to stop; update {update} is saved, --resume continues after it")
+    if whole is not model:
+        values = dict(trained.whole_parameters())
+        with torch.no_grad():
+            for name, parameter in whole.named_parameters():
+                parameter.copy_(values[f"model.{name}"])
+    whole.eval()
 
 
 def run_update(
-    wrapped: nn.Module,
-    batch: Sequence[Mapping[str, Tensor]],
+    trained: Trained,
+    batch: Sequence[Mapping[str, Tensor] | None],
     objective: Objective,
-    optimizer: Any,
-    config: FitConfig,
-    accelerator: Any,
+    *,
+    filler: Mapping[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Do one optimiser update over micro-batches; return global sums, `count` and the gradient norm.
 
-    Every micro-batch's loss is divided by the global count, so the split does not change the gradient. A
-    non-finite loss or gradient norm leaves the weights alone and returns `skipped` 1.
+    Every micro-batch's loss is divided by the global count, so the split does not change the gradient. None
+    stands for a micro-batch that other processes have and this one has not: `filler` runs in its place and
+    counts nothing. A non-finite loss or gradient norm leaves the weights alone and returns `skipped` 1.
     """
+    accelerator = trained.accelerator
     device = accelerator.device
-    local = torch.tensor([sum(float(objective.count(micro)) for micro in batch)], device=device)
+    mine = [micro for micro in batch if micro is not None]
+    local = torch.tensor([float(sum(objective.count(micro) for micro in mine))], device=device)
     count = float(accelerator.reduce(local, "sum"))
     assert count > 0, "a batch without supervision reached the loop"
-    # DDP averages gradients over the processes, the count is already global.
+    # Engines average gradients over the processes, the count is already global.
     scale = accelerator.num_processes / count
     sums: dict[str, Tensor] = {}
     with torch.enable_grad():  # an inference engine in the same process may have switched it off
         for index, micro in enumerate(batch):
-            is_last = index == len(batch) - 1
-            with nullcontext() if is_last else accelerator.no_sync(wrapped):
-                loss, stats = wrapped({key: value.to(device) for key, value in micro.items()})
-                accelerator.backward(loss * scale)
-            for key, value in {"loss": loss, **stats}.items():
-                sums[key] = sums.get(key, 0.0) + value.detach().double()
-    grad_norm = float(accelerator.clip_grad_norm_(wrapped.parameters(), config.max_grad_norm))
+            weight = 0.0 if micro is None else 1.0
+            tensors = {key: value.to(device) for key, value in (micro or filler or {}).items()}
+            with trained.accumulate(index == len(batch) - 1):
+                loss, stats = trained(tensors)
+                trained.backward(loss * (scale * weight))
+            for key, value in {"loss": loss, **stats, "tokens": _tokens(tensors)}.items():
+                sums[key] = sums.get(key, 0.0) + weight * value.detach().double()
+    grad_norm = trained.clip()
     names = sorted(sums)
-    totals = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
+    totals = accelerator.reduce(torch.stack([sums[name].to(device) for name in names]), "sum").tolist()
     result = dict(zip(names, totals, strict=True))
     finite = math.isfinite(result["loss"]) and math.isfinite(grad_norm)
-    if finite:
-        optimizer.step()
-    optimizer.zero_grad()
-    tokens = sum(micro["input_ids"].numel() for micro in batch if "input_ids" in micro)
-    if not finite:
-        return {"skipped": 1.0, "tokens": tokens}
-    return {**result, "count": count, "grad_norm": grad_norm, "updates": 1.0, "tokens": tokens}
+    grad_norm = trained.step(apply=finite)
+    if not (finite and math.isfinite(grad_norm)):
+        return {"skipped": 1.0, "tokens": result["tokens"]}
+    return {**result, "count": count, "grad_norm": grad_norm, "updates": 1.0}
+
+
+def _tokens(batch: Mapping[str, Tensor]) -> Tensor:
+    return torch.tensor(float(batch["input_ids"].numel() if "input_ids" in batch else 0))
 
 
 def check_fit(config: FitConfig, num_examples: int, num_processes: int) -> None:
@@ -245,34 +281,6 @@ def iterate_batches(config: FitConfig, num_examples: int) -> Iterator[list[int]]
             queue = queue[config.batch_size :]
     if queue:
         yield queue
-
-
-def lr_factor(update: int, total: int, config: FitConfig) -> float:
-    """Return the learning rate of update 1..total as a share of the peak."""
-    warmup = round(config.warmup_ratio * total)
-    if update <= warmup:
-        return update / (warmup + 1)
-    if config.schedule == "constant":
-        return 1.0
-    # 0 at the first update after the warm-up, just short of 1 at the last, which so still learns.
-    elapsed = (update - warmup - 1) / (total - warmup)
-    decay = 1 - elapsed if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * elapsed))
-    return config.final_lr_ratio + (1 - config.final_lr_ratio) * decay
-
-
-def make_optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters, decaying matrices only."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=True,
-    )
 
 
 class _Loss(nn.Module):
@@ -353,11 +361,6 @@ class _Progress:
         return metrics
 
 
-def _set_learning_rate(optimizer: Any, value: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = value
-
-
 def _validate(model: nn.Module, validate: Callable[[nn.Module], Mapping[str, float]]) -> Mapping[str, float]:
     """Validate in eval mode without moving the random generators."""
     state = rng_state()
@@ -366,17 +369,6 @@ def _validate(model: nn.Module, validate: Callable[[nn.Module], Mapping[str, flo
     model.train()
     set_rng_state(state)
     return metrics
-
-
-def _save(
-    run_dir: str | Path, update: int, parts: Mapping[str, Any], config: FitConfig, accelerator: Any
-) -> None:
-    from accelerate.utils import gather_object
-
-    states = gather_object([rng_state()])
-    if accelerator.is_main_process:
-        save_checkpoint(run_dir, update, parts, keep=config.keep_checkpoints, rng_states=states)
-    accelerator.wait_for_everyone()
 
 
 def _order_digest(config: FitConfig, examples: Sequence[Any]) -> dict[str, Any]:

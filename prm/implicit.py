@@ -71,10 +71,14 @@ class ImplicitPRM(nn.Module):
         """
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         counts = places[None] >= prompt_lengths[:, None].clamp(min=1)  # the first token has no probability
+        return (self.token_log_ratios(input_ids, attention_mask) * counts).cumsum(-1)
+
+    def token_log_ratios(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return (B, T): log pi - log pi_ref of token t given those before; 0 at t = 0."""
         ratio = _token_logprobs(self.policy, input_ids, attention_mask)
         with torch.no_grad():
             ratio_ref = _token_logprobs(self.reference, input_ids, attention_mask)
-        return ((ratio - ratio_ref) * counts).cumsum(-1)
+        return ratio - ratio_ref
 
 
 def new_implicit(

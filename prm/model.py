@@ -10,9 +10,11 @@ inference engines work on it unchanged; how steps are joined to a text and what 
 
 import copy
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -35,6 +37,8 @@ from prm.checkpoint import no_progress_bar
 from prm.packing import packed_arguments
 from prm.readout import LABEL_NAMES, NUM_LABELS, objective_of, to_scores
 
+REMOTE_CODE = "STEPWELL_TRUST_REMOTE_CODE"
+PICKLE = "STEPWELL_ALLOW_PICKLE"
 FORMAT = "stepwell"
 
 
@@ -127,7 +131,9 @@ def load_backbone(path: str | Path) -> PreTrainedModel:
     # An implicit PRM is a language model; any other would load as one with a head of noise.
     if getattr(config, "prm_format", None) == FORMAT and objective_of(config) != "implicit":
         raise UserError(f"{path}: a process reward model where a language model is needed")
-    return load_or_refuse(path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32))
+    return load_or_refuse(
+        path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **trust())
+    )
 
 
 def load_prm(path: str | Path) -> PreTrainedModel:
@@ -153,7 +159,19 @@ def is_stepwell_prm(path: str | Path) -> bool:
 
 def load_config(path: str | Path) -> PretrainedConfig:
     """Return a model config from a config.json or its folder. Raises UserError when it cannot be read."""
-    return load_or_refuse(path, lambda: AutoConfig.from_pretrained(path, trust_remote_code=False))
+    return load_or_refuse(path, lambda: AutoConfig.from_pretrained(path, **trust(weights=False)))
+
+
+def trust(*, weights: bool = True) -> dict[str, Any]:
+    """Return how far from_pretrained may trust a folder: no code of its authors, no pickled weights.
+
+    STEPWELL_TRUST_REMOTE_CODE=1 and STEPWELL_ALLOW_PICKLE=1 let either in. A pickle is read without running
+    what it holds all the same (torch's weights_only).
+    """
+    options: dict[str, Any] = {"trust_remote_code": os.environ.get(REMOTE_CODE) == "1"}
+    if weights and os.environ.get(PICKLE) != "1":
+        options["use_safetensors"] = True
+    return options
 
 
 def load_tokenizer(path: str | Path) -> Any:
@@ -163,7 +181,7 @@ def load_tokenizer(path: str | Path) -> Any:
     # model's own splitting rules to our vocabulary; the saved tokenizer.json is what the model learned from.
     is_generic = declared in ("TokenizersBackend", "PreTrainedTokenizerFast")
     reader = PreTrainedTokenizerFast if is_generic else AutoTokenizer
-    tokenizer = load_or_refuse(path, lambda: reader.from_pretrained(path))
+    tokenizer = load_or_refuse(path, lambda: reader.from_pretrained(path, **trust(weights=False)))
     if not tokenizer.is_fast:
         raise UserError(f"{path}: the tokenizer has no fast version, which step offsets need")
     return tokenizer
@@ -238,7 +256,12 @@ def is_causal(model: PreTrainedModel) -> bool:
 
 def context_length(model: PreTrainedModel) -> int | None:
     """Return the most positions a model knows, None when its config names no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions_of(model.config)
+
+
+def positions_of(config: PretrainedConfig) -> int | None:
+    """Return the most positions that a config names, None when it names no limit."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def pad_right(batch: Sequence[EncodedSolution]) -> tuple[Tensor, Tensor]:
@@ -298,7 +321,11 @@ def step_scores(
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
     """Raise UserError when the tokenizer makes ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().weight.shape[0]
+    check_rows(model.get_input_embeddings().weight.shape[0], tokenizer)
+
+
+def check_rows(rows: int, tokenizer: Any) -> None:
+    """`check_vocabulary` of an embedding with so many rows."""
     if len(tokenizer) > rows:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {rows} rows; "
@@ -311,7 +338,9 @@ def _token_classifier(path: str | Path, **options: Any) -> PreTrainedModel:
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        return AutoModelForTokenClassification.from_pretrained(path, dtype=torch.float32, **options)
+        return AutoModelForTokenClassification.from_pretrained(
+            path, dtype=torch.float32, **trust(), **options
+        )
     finally:
         logging.set_verbosity(level)
 
@@ -327,15 +356,28 @@ def char_ends(offsets: Sequence[tuple[int, int]], length: int) -> list[int]:
 
 def load_or_refuse(path: str | Path, read: Any) -> Any:
     if not Path(path).exists() and (isinstance(path, Path) or _is_surely_local(path)):
-        raise UserError(f"{path}: no such file or folder (working folder: {Path.cwd()})")
+        raise UserError(
+            f"{path}: no such file or folder (working folder: {Path.cwd()}); "
+            "give the folder of a model, or a hub id owner/name"
+        )
     try:
         with no_progress_bar():
             return read()
     except Exception as error:
         # A broken tokenizer.json raises a plain Exception, weights of other sizes a RuntimeError.
-        known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
+        known = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
         if not isinstance(error, known) and type(error) is not Exception:
             raise
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{path}: cannot be loaded: it needs code of its authors (trust_remote_code), not run "
+                f"by default; set {REMOTE_CODE}=1 if you trust them, or take a model that transformers knows"
+            ) from error
+        if isinstance(error, OSError) and "safetensors" in str(error):
+            raise UserError(
+                f"{path}: holds no safetensors weights; convert them (save_pretrained writes such), or set "
+                f"{PICKLE}=1 to read pickled ones without running what they hold"
+            ) from error
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be loaded ({first}); give a local folder or a hub id") from error
 

@@ -40,17 +40,7 @@ def find_pairs(
     every solution of the problem that begins alike. In values of rollouts only 0 is wrong. solutions: right
     and wrong answers of one problem (`answer_correct`). Raises UserError when there is none.
     """
-    groups = _siblings(solutions) if kind == "steps" else _answers(solutions)
-    pairs = []
-    for (problem, prefix), (right, wrong) in groups.items():
-        # Diagonals: each right one meets a different wrong one before any of them is used again.
-        met = sorted(
-            ((i, j) for i in range(len(right)) for j in range(len(wrong))),
-            key=lambda ij: (abs(ij[0] - ij[1]), ij),
-        )
-        for i, j in met[:most_per_prefix]:
-            name = f"{problem[:40]} after step {len(prefix)}"
-            pairs.append(StepPair(problem, prefix, right[i], wrong[j], name))
+    pairs = list(iterate_pairs(solutions, kind, most_per_prefix=most_per_prefix))
     if not pairs:
         raise UserError(
             f"objective bradley_terry found no pair of {kind} among {len(solutions)} solutions; "
@@ -62,6 +52,22 @@ def find_pairs(
             )
         )
     return pairs
+
+
+def iterate_pairs(
+    solutions: Sequence[StepSolution], kind: PairKind, *, most_per_prefix: int = 8
+) -> Iterator[StepPair]:
+    """Yield what `find_pairs` returns; there may be nothing."""
+    groups = _siblings(solutions) if kind == "steps" else _answers(solutions)
+    for (problem, prefix), (right, wrong) in groups.items():
+        # Diagonals: each right one meets a different wrong one before any of them is used again.
+        met = sorted(
+            ((i, j) for i in range(len(right)) for j in range(len(wrong))),
+            key=lambda ij: (abs(ij[0] - ij[1]), ij),
+        )
+        for i, j in met[:most_per_prefix]:
+            name = f"{problem[:40]} after step {len(prefix)}"
+            yield StepPair(problem, prefix, right[i], wrong[j], name)
 
 
 Groups = dict[tuple[str, tuple[str, ...]], tuple[list[tuple[str, ...]], list[tuple[str, ...]]]]

@@ -186,7 +186,7 @@ def fit_prm(
         )
     limit = min(length_limit(prm, fit_config), config.max_length)
     examples = _make_examples(prm, tokenizer, solutions, config, limit)
-    best = BestWeights(Path(config.output_dir), config.keep_best, accelerator.is_main_process)
+    best = BestWeights(Path(config.output_dir), config.keep_best, accelerator)
     if not resume:
         refuse_used_folder(config.output_dir)  # before its record of the best weights is touched
         best.clear()

@@ -5,13 +5,14 @@ without a traceback.
 """
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import UserError, did_you_mean
+from data.errors import Stopped, UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,16 @@ class Verb:
     """Names in FLAGS: options without a value that are no settings."""
     more: tuple[str, str] | None = None
     """A second list of options: its heading and its settings class."""
+    names: tuple[str, ...] = ()
+    """Where the names are that its first word may be, each "module:mapping"."""
 
 
+DETERMINISTIC = "take kernels with a deterministic form only (slower on GPUs); a CPU repeats itself anyway"
+SHARED = ("sft", "prm", "rm", "dpo", "dpo-iter", "rft", "ppo")
+"""Verbs that several processes of a launcher can share."""
 FLAGS = {
     "fresh": "delete what an earlier run left in the output folder, and start anew",
+    "json": "print one JSON object instead of a table",
     "list": "name what there is to choose from, and stop",
     "resume": "continue from the newest checkpoint in the output folder",
 }
@@ -45,13 +52,16 @@ def load(where: str) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 2 for a user's mistake, with 130 when interrupted."""
+    """Run the command line; exits with 0, 2 for a user's mistake, 130 interrupted, 143 told to stop."""
     words = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(words)
     except UserError as error:
         sys.stderr.write(f"stepwell: {error}\n")
         sys.exit(2)
+    except Stopped as stop:
+        sys.stderr.write(f"stepwell: {stop}\n")
+        sys.exit(143)  # 128 + SIGTERM, as a process that the signal ended
     except OSError as error:
         if error.filename is None:
             raise
@@ -79,10 +89,28 @@ def _dispatch(words: list[str]) -> None:
     if "-h" in rest or "--help" in rest:
         sys.stdout.write(verb_help(name))
         return
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world != "1" and "LOCAL_RANK" in os.environ and name not in SHARED:
+        raise UserError(
+            f"{name} is for one process and the launcher started {world}: start it without the launcher"
+        )
+    if "--deterministic" in rest:
+        rest.remove("--deterministic")
+        os.environ["STEPWELL_DETERMINISTIC"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle OpenMP threads that spin cost a busy machine many times the work they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Said on standard output, between a command's results, wherever DeepSpeed is installed without a GPU.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())
     load(VERBS[name].run)(rest)
+    _leave_group()
+
+
+def _leave_group() -> None:
+    """End this process's part in a launcher's group; left to its destructor, a torch thread may abort it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def overview() -> str:
@@ -103,11 +131,16 @@ def verb_help(name: str) -> str:
     from reasoning_rl.options import describe
 
     verb = VERBS[name]
-    lines = [f"stepwell {name}: {verb.purpose}", "", f"example:  {verb.example}", "", "options"]
+    lines = [f"stepwell {name}: {verb.purpose}", "", f"example:  {verb.example}"]
+    if verb.names:
+        known = ", ".join(word for where in verb.names for word in load(where))
+        lines += ["", *textwrap.wrap(f"names:    {known}", 100, subsequent_indent=" " * 10)]
+    lines += ["", "options"]
     lines += [
         "  --config FILE",
         "      YAML file of the options below; options on the command line win over it",
     ]
+    lines += ["  --deterministic", f"      {DETERMINISTIC}"] if "resume" in verb.flags else []
     for flag in verb.flags:
         lines += [f"  --{flag}", f"      {FLAGS[flag]}"]
     lists = [describe(load(verb.settings))]
@@ -126,7 +159,7 @@ VERBS: dict[str, Verb] = {
     "quickstart": Verb(
         "start here",
         "the whole road on the built-in world: SFT, step labels, PRM, PPO-max, evaluation",
-        "reasoning_rl.config:QuickstartConfig",
+        "reasoning_rl.eval_config:QuickstartConfig",
         "reasoning_rl.commands:run_quickstart_command",
         "stepwell quickstart --seed 1",
         ("fresh",),
@@ -134,9 +167,10 @@ VERBS: dict[str, Verb] = {
     "label": Verb(
         "train",
         "label the steps of solutions by rollouts: Monte Carlo, binary search, OmegaPRM",
-        "prm.labelling.settings:LabelConfig",
+        "reasoning_rl.eval_config:LabelRunConfig",
         "reasoning_rl.commands:run_label",
         "stepwell label gsm8k --model runs/sft/model --k 8 --output-dir runs/label",
+        names=("eval.benchmarks:BENCHMARKS",),
     ),
     "sft": Verb(
         "train",
@@ -154,6 +188,38 @@ VERBS: dict[str, Verb] = {
         "stepwell prm --model Qwen/Qwen2.5-Math-1.5B --data steps.jsonl --output-dir runs/prm",
         ("resume",),
     ),
+    "rm": Verb(
+        "train",
+        "train a pairwise reward model: one number for a whole response",
+        "reasoning_rl.reward_model:RMConfig",
+        "reasoning_rl.commands_preference:run_rm",
+        "stepwell rm --model runs/sft/model --data pairs.jsonl --output-dir runs/rm",
+        ("resume",),
+    ),
+    "dpo": Verb(
+        "train",
+        "direct preference optimisation: a policy learns from pairs of responses",
+        "reasoning_rl.dpo:DPOConfig",
+        "reasoning_rl.commands_preference:run_dpo",
+        "stepwell dpo --model runs/sft/model --data pairs.jsonl --output-dir runs/dpo",
+        ("resume",),
+    ),
+    "dpo-iter": Verb(
+        "train",
+        "iterative DPO: sample, score, pair, prefer; of responses or of single steps",
+        "reasoning_rl.dpo_iter:DPOIterConfig",
+        "reasoning_rl.commands_preference:run_dpo_iter",
+        "stepwell dpo-iter --policy runs/sft/model --problems gsm8k --rounds 4 --output-dir runs/dpo_iter",
+        ("resume",),
+    ),
+    "rft": Verb(
+        "train",
+        "rejection sampling: fine-tune a policy on its own right answers",
+        "reasoning_rl.rft:RFTConfig",
+        "reasoning_rl.commands_preference:run_rft",
+        "stepwell rft --policy runs/sft/model --problems gsm8k --output-dir runs/rft",
+        ("resume",),
+    ),
     "ppo": Verb(
         "train",
         "PPO-max with the PRM's scores as per-step rewards",
@@ -162,17 +228,32 @@ VERBS: dict[str, Verb] = {
         "stepwell ppo --config configs/quickstart.yaml --kl.coef 0.05",
         ("resume",),
     ),
+    "plan": Verb(
+        "look",
+        "memory and communication of a PPO run on each GPU, and which config to take",
+        "reasoning_rl.plan_config:PlanConfig",
+        "reasoning_rl.commands_plan:run_plan",
+        "stepwell plan --model-size 7b --gpus 8",
+    ),
+    "serve": Verb(
+        "train",
+        "a vLLM server that rollouts are drawn from and a trainer sends weights to",
+        "reasoning_rl.commands_serve:ServeConfig",
+        "reasoning_rl.commands_serve:run_serve",
+        "stepwell serve --model runs/sft/model --port 8000",
+    ),
     "eval": Verb(
         "evaluate",
         "a benchmark: accuracy of a model or of samples, or what step scores find",
-        "reasoning_rl.config:EvalConfig",
+        "reasoning_rl.eval_config:EvalConfig",
         "reasoning_rl.commands:run_eval",
         "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
         ("list",),
         more=(
             "options of the step benchmarks (stepwell eval processbench --prm PATH)",
-            "reasoning_rl.config:PRMEvalConfig",
+            "reasoning_rl.eval_config:PRMEvalConfig",
         ),
+        names=("eval.benchmarks:BENCHMARKS", "eval.prm_benchmarks:PRM_BENCHMARKS"),
     ),
     "search": Verb(
         "evaluate",
@@ -180,18 +261,26 @@ VERBS: dict[str, Verb] = {
         "reasoning_rl.search_config:SearchConfig",
         "reasoning_rl.commands:run_search",
         "stepwell search gsm8k --model runs/sft/model --prm runs/prm/model --method beam --n 16",
+        names=("eval.benchmarks:BENCHMARKS",),
+    ),
+    "duel": Verb(
+        "evaluate",
+        "win, tie, lose between two policies: by a reward model, a judge, or the answer",
+        "reasoning_rl.duel:DuelConfig",
+        "reasoning_rl.commands_preference:run_duel_command",
+        "stepwell duel runs/ppo/model runs/sft/model --problems pairs.jsonl --problems-format prompts",
     ),
     "compare": Verb(
         "evaluate",
         "two evaluations problem by problem: difference, interval, what flipped",
-        "reasoning_rl.config:CompareConfig",
+        "reasoning_rl.eval_config:CompareConfig",
         "reasoning_rl.commands:run_compare",
         "stepwell compare outputs/base/gsm8k outputs/tuned/gsm8k",
     ),
     "data": Verb(
         "look",
         "inspect FILE: the step labels it holds, the benchmarks that share its problems",
-        "reasoning_rl.config:InspectConfig",
+        "reasoning_rl.eval_config:InspectConfig",
         "reasoning_rl.commands:run_data",
         "stepwell data inspect steps.jsonl --against processbench/ math500.jsonl",
     ),
@@ -203,12 +292,27 @@ VERBS: dict[str, Verb] = {
         "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
         ("list",),
     ),
+    "doctor": Verb(
+        "look",
+        "this machine: packages, devices, isolation of programs, disk and memory, what to mend",
+        "reasoning_rl.commands_doctor:DoctorConfig",
+        "reasoning_rl.commands_doctor:run_doctor",
+        "stepwell doctor",
+        ("json",),
+    ),
     "report": Verb(
         "look",
         "one page about runs: curves, intervals, levels, side by side, worst samples",
         "reasoning_rl.report_config:ReportConfig",
         "reasoning_rl.commands:run_report",
         "stepwell report outputs/seed0 outputs/seed1 --output-dir outputs/report",
+    ),
+    "metrics": Verb(
+        "look",
+        "RUN: its indicators with their courses and alerts; without: what every metric means",
+        "reasoning_rl.commands_metrics:MetricsConfig",
+        "reasoning_rl.commands_metrics:run_metrics",
+        "stepwell metrics runs/ppo",
     ),
     "show": Verb(
         "evaluate",

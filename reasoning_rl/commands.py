@@ -1,6 +1,5 @@
 """What each verb of the command line does: read settings, build, run under a live view, say what came out."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,17 +10,19 @@ from data.errors import UserError, did_you_mean
 from data.protocols import MetricLog
 from data.settings import Settings
 from reasoning_rl.compose import evaluate_benchmark, train_ppo
-from reasoning_rl.config import (
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.eval_config import (
     PRM_BENCHMARKS,
     EvalConfig,
     InspectConfig,
-    PPOConfig,
     PRMEvalConfig,
     QuickstartConfig,
 )
+from reasoning_rl.heartbeat import watched
 from reasoning_rl.live import Live, grid_text, table_text
 from reasoning_rl.options import parse, several_values
 from reasoning_rl.prm_eval import evaluate_prm
+from reasoning_rl.runtime import make_accelerator
 from reasoning_rl.telemetry import RunLog, read_metrics
 
 TERMINAL_LIMIT = 10
@@ -44,11 +45,6 @@ class QuietLog:
 
     def rewind(self, iteration: int) -> None:
         return
-
-
-def make_accelerator() -> Accelerator:
-    """One device or the processes that `accelerate launch` started."""
-    return Accelerator(cpu=os.environ.get("STEPWELL_DEVICE") == "cpu")
 
 
 def run_sft(args: list[str]) -> None:
@@ -157,7 +153,9 @@ def run_search(args: list[str]) -> None:
     from reasoning_rl.compose_search import search_benchmark
     from reasoning_rl.search_config import SearchConfig
 
-    parsed = parse(args, SearchConfig, positional=1)
+    parsed = parse(args, SearchConfig, positional=1, flags=["allow_unsandboxed"])
+    if "allow_unsandboxed" in parsed.flags:
+        parsed.values["allow_unsandboxed"] = True
     if not parsed.positional:
         raise UserError(f"which benchmark? stepwell search NAME; known: {', '.join(BENCHMARKS)}")
     name = parsed.positional[0]
@@ -173,7 +171,7 @@ def run_search(args: list[str]) -> None:
 def run_compare(args: list[str]) -> None:
     """`stepwell compare A B`."""
     from eval.compare import compare_runs
-    from reasoning_rl.config import CompareConfig
+    from reasoning_rl.eval_config import CompareConfig
 
     parsed = parse(args, CompareConfig, positional=2)
     config = CompareConfig.from_dict(parsed.values, parsed.where)
@@ -279,17 +277,17 @@ def run_label(args: list[str]) -> None:
     """`stepwell label BENCHMARK`."""
     from eval.benchmarks import BENCHMARKS, get_benchmark
     from prm.labelling.run import summarise
-    from prm.labelling.settings import LabelConfig
+    from reasoning_rl.eval_config import LabelRunConfig
     from reasoning_rl.labelling import label_benchmark
 
-    parsed = parse(args, LabelConfig, positional=1)
+    parsed = parse(args, LabelRunConfig, positional=1)
     if not parsed.positional:
         raise UserError(
             f"label solutions of which benchmark? stepwell label NAME; known: {', '.join(BENCHMARKS)}"
         )
     name = parsed.positional[0]
     get_benchmark(name)
-    config = LabelConfig.from_dict(parsed.values, parsed.where)
+    config = LabelRunConfig.from_dict(parsed.values, parsed.where)
     shown = {"solutions": "solutions", "rollouts": "rollouts", "tokens": "tokens"}
     with Live(f"label {name}", 1, shown=shown) as live:
         labelled, num_problems = label_benchmark(
@@ -341,9 +339,10 @@ def _with_live_log(
 ) -> Path:
     """Train under a live view on the main process, silently on the others."""
     if not accelerator.is_main_process:
-        return train(QuietLog())
+        with watched(accelerator):
+            return train(QuietLog())
     is_recorded = False
-    with Live(title, total, shown=shown) as live:
+    with Live(title, total, shown=shown, board=title == "ppo") as live, watched(accelerator):
 
         def watch(iteration: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_recorded

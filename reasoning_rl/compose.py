@@ -3,6 +3,7 @@
 With commands.py, prm_eval.py and quickstart.py the only modules of this package that know the eval package.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,27 +12,42 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from data.errors import UserError
+from data.grading import grade_all
 from data.prompts import describe_template, get_template, render
-from data.protocols import Grader, MetricLog, StepScorer
+from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
-from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader, read_benchmark
-from eval.run import EvalResult, evaluate, read_samples
-from eval.sample_files import read_sample_scores
+from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader, make_public_check, read_benchmark
+from eval.run import EvalResult, evaluate
+from eval.sample_files import read_sample_scores, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
-from prm.formats.load import Loaded
-from prm.model import load_backbone, load_tokenizer
+from prm.formats.load import Backend, Loaded
+from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
-from reasoning_rl.config import EvalConfig, PPOConfig
-from reasoning_rl.models import critic_from_policy, critic_from_prm
-from reasoning_rl.ppo import Learner, run_ppo
+from reasoning_rl.compose_signals import make_signals
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.eval_config import EvalConfig
+from reasoning_rl.learner import Learner
+from reasoning_rl.models import (
+    critic_from_policy,
+    critic_from_prm,
+    critic_from_reward_model,
+    load_reward_model,
+)
+from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
+from reasoning_rl.reward_model import ResponseRewardModel
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.rollout.make import make_generator
+from reasoning_rl.rollout.pool import EngineChoice, open_generator
 from reasoning_rl.sft import encode_pairs
+from reasoning_rl.shares import refuse_what_needs_one_process
 
 VALIDATION_SEED = 1_000_003
+ENGINE_ROWS = 1024
+"""Sequences that an evaluation hands over to engines at once, however many they are and take."""
 
 
 def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, resume: bool = False) -> Path:
@@ -40,12 +56,15 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     Raises UserError for anything the settings name that cannot be used, before training starts.
     """
     refuse_used_folder(config.output_dir, resume=resume)
+    refuse_what_needs_one_process(config, accelerator.num_processes)
     name = config.problems_format or config.problems
     if name not in BENCHMARKS and config.problems_format is None and Path(name).exists():
         raise UserError(
             f"{config.problems}: is a file or folder; set problems_format to the benchmark whose form it has"
         )
     source = config.problems if config.problems_format else None
+    if get_benchmark(name).judges == "program":
+        check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     problems, held_out = _problems(config, name, source)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(
@@ -53,29 +72,55 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             f"than rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it or "
             "num_validation, or raise num_problems"
         )
+    grader = make_grader(
+        name, timeout_s=config.reward.test_timeout_s, partial_credit=config.reward.partial_credit
+    )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
+    reward_model = None
+    if config.reward_model is not None:
+        reward_model = ResponseRewardModel.load(config.reward_model, device=accelerator.device)
+    engine = config.rollout.engine
+    # Before the learner: its engine may change the policy's number format in place.
+    signals = make_signals(config, policy, tokenizer, make_grader(name), accelerator)
     learner = Learner(
         config,
         accelerator,
         policy=policy,
         reference=reference,
         critic=_critic(config, policy, tokenizer, scorer),
+        samples_here=engine.backend == "hf" or engine.sync != "files",
     )
-    run_ppo(
-        config,
-        learner=learner,
+    world, rank = accelerator.num_processes, accelerator.process_index
+    generator = make_generator(
+        engine,
+        path=config.policy,
         tokenizer=tokenizer,
-        problems=problems,
-        render=lambda text: render(config.rollout.template, text, tokenizer),
-        scorer=scorer,
-        grader=make_grader(name),
-        log=log,
-        validate=_validation(config, held_out, make_grader(name), tokenizer),
-        demonstrations=_demonstrations(config, tokenizer, accelerator),
-        resume=resume,
+        model=learner.policy,
+        max_batch=config.rollout.max_batch,
+        seed=config.seed * world + rank,
+        trains=True,
     )
+    with contextlib.ExitStack() as stack:
+        if hasattr(generator, "close"):
+            stack.callback(generator.close)
+        run_ppo(
+            config,
+            learner=learner,
+            tokenizer=tokenizer,
+            generator=generator,
+            problems=problems,
+            render=lambda text: render(config.rollout.template, text, tokenizer),
+            scorer=scorer,
+            grader=grader,
+            log=log,
+            validate=_validation(config, held_out, grader, tokenizer, reward_model),
+            demonstrations=_demonstrations(config, tokenizer, accelerator),
+            signals=signals,
+            reward_model=reward_model,
+            resume=resume,
+        )
     folder = Path(config.output_dir) / "model"
     if accelerator.is_main_process:
         save_model(folder, learner.policy, tokenizer)
@@ -98,30 +143,45 @@ def _training_scorer(config: PPOConfig, device: Any) -> StepScorer | None:
             f"{config.prm}: format '{spec.name}' gives raw scores, and step rewards need "
             "probabilities in [0, 1]; take a format with another readout (docs/formats.md)"
         )
-    return load_step_scorer(config.prm, spec, device=device).scorer
+    return load_step_scorer(config.prm, spec, device=device, backend=config.prm_backend).scorer
 
 
 def _critic(
     config: PPOConfig, policy: PreTrainedModel, tokenizer: Any, scorer: StepScorer | None
-) -> PreTrainedModel:
-    """The critic reads the policy's tokens, so it can start from the PRM only where the two share them."""
+) -> PreTrainedModel | None:
+    """None for the algorithms without one. A critic reads the policy's tokens, so it can start from a reward
+    model only where the two share them."""
+    if config.algorithm != "ppo":
+        return None
+    if config.critic.init == "reward_model":
+        path = config.critic.reward_model or config.reward_model or ""
+        _same_tokens("reward_model", load_tokenizer(path), tokenizer)
+        return critic_from_reward_model(load_reward_model(path))
     if config.critic.init == "policy" or scorer is None:
         return critic_from_policy(policy)
-    if not isinstance(scorer, LocalScorer):
+    if isinstance(scorer, LocalScorer):
+        prm, prm_tokenizer = scorer.model, scorer.tokenizer
+    elif config.prm is not None and is_stepwell_prm(config.prm):  # the engine holds the scorer's weights
+        prm, prm_tokenizer = load_prm(config.prm), load_tokenizer(config.prm)
+    else:
         raise UserError("critic.init: prm needs a reward model trained here; set critic.init: policy")
-    if scorer.tokenizer.get_vocab() != tokenizer.get_vocab():
+    _same_tokens("prm", prm_tokenizer, tokenizer)
+    return critic_from_prm(prm)
+
+
+def _same_tokens(init: str, own: Any, tokenizer: Any) -> None:
+    if own.get_vocab() != tokenizer.get_vocab():
         raise UserError(
-            "critic.init: prm needs a reward model with the policy's tokenizer, and theirs differ; "
+            f"critic.init: {init} needs a reward model with the policy's tokenizer, and theirs differ; "
             "set critic.init: policy (the reward model itself may use any tokenizer)"
         )
-    return critic_from_prm(scorer.model)
 
 
 def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Problem], list[Problem]]:
     """Return (training problems, held-out problems). Without a split of its own for validation, the last
     `num_validation` training problems are held out; a benchmark's test split is never touched."""
     options = {"source": source, "difficulty": config.difficulty}
-    if name == "arithmetic":
+    if get_benchmark(name).validation_split:
         train = read_benchmark(name, split="train", limit=config.num_problems, seed=config.seed, **options)
         if not config.num_validation:
             return train, []
@@ -134,15 +194,21 @@ def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Pr
 
 
 def _validation(
-    config: PPOConfig, problems: list[Problem], grade: Grader, tokenizer: Any
-) -> Callable[[HFGenerator], Mapping[str, float]] | None:
-    """Greedy and sampled accuracy on held-out problems, from a random stream of its own."""
+    config: PPOConfig,
+    problems: list[Problem],
+    grader: Grader,
+    tokenizer: Any,
+    reward_model: ResponseScorer | None = None,
+) -> Callable[[TextGenerator], Mapping[str, float]] | None:
+    """Greedy and sampled accuracy (or mean reward) on held-out problems, from a random stream of its own."""
     if not config.num_validation:
         return None
     prompts = [render(config.rollout.template, p.text, tokenizer) for p in problems]
 
-    def validate(training: HFGenerator) -> dict[str, float]:
-        generator = HFGenerator(training.model, tokenizer, max_batch=training.max_batch)
+    def validate(training: TextGenerator) -> dict[str, float]:
+        generator = training
+        if isinstance(training, HFGenerator):  # seeding it would set its random stream
+            generator = HFGenerator(training.model, tokenizer, max_batch=training.max_batch)
         accuracies = {}
         for label, temperature in (("greedy", 0.0), ("sampled", 1.0)):
             sampling = Sampling(
@@ -152,9 +218,15 @@ def _validation(
                 seed=VALIDATION_SEED,
             )
             drawn = generator.generate(prompts, sampling)
-            verdicts = [grade(p, s[0].text).status for p, s in zip(problems, drawn, strict=True)]
+            graded = grade_all(grader, problems, [samples[0].text for samples in drawn])
+            verdicts = [verdict.status for verdict in graded]
             judged = len(verdicts) - verdicts.count("unjudged")
-            accuracies[f"valid/{label}"] = verdicts.count("correct") / max(judged, 1)
+            if judged or reward_model is None:
+                accuracies[f"valid/{label}"] = verdicts.count("correct") / max(judged, 1)
+            if reward_model is not None:
+                texts = [s[0].text for s in drawn]
+                rewards = [r for r in reward_model.score_responses(prompts, texts) if r is not None]
+                accuracies[f"valid/{label}_reward"] = sum(rewards) / max(len(rewards), 1)
         return accuracies
 
     return validate
@@ -164,18 +236,20 @@ def _demonstrations(config: PPOConfig, tokenizer: Any, accelerator: Accelerator)
     if config.demonstrations is None:
         return None
     encoded = encode_pairs(tokenizer, read_sft(config.demonstrations))
-    world, rank = accelerator.num_processes, accelerator.process_index
-    return Demonstrations(
-        encoded, batch_size=config.update.minibatch_size // world, seed=config.seed * world + rank
-    )
+    if config.update.minibatch_size < accelerator.num_processes:
+        raise UserError(
+            f"update.minibatch_size {config.update.minibatch_size} gives {accelerator.num_processes} "
+            "processes less than one demonstration each; raise it"
+        )
+    return Demonstrations(encoded, batch_size=config.update.minibatch_size, seed=config.seed)
 
 
-def _isolation(config: EvalConfig) -> str:
+def check_isolation(*, allow_unsandboxed: bool) -> str:
     """How far this machine keeps programs in; none at all must be asked for."""
     from eval.sandbox import isolation
 
     found = isolation()
-    if found.level == "unsandboxed" and not config.allow_unsandboxed:
+    if found.level == "unsandboxed" and not allow_unsandboxed:
         raise UserError(
             "this machine offers no isolation for model-written programs "
             f"({'; '.join(found.missing) or 'not Linux'})\nuse a Linux with user namespaces or landlock, or "
@@ -193,7 +267,9 @@ def evaluate_benchmark(
 ) -> EvalResult:
     """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
     benchmark = get_benchmark(name)
-    isolation = _isolation(config) if benchmark.judges == "program" else None
+    isolation = None
+    if benchmark.judges == "program":
+        isolation = check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     problems: list[Problem] = read_benchmark(
         name,
         source=config.source,
@@ -207,9 +283,14 @@ def evaluate_benchmark(
         "out_dir": Path(config.output_dir) / name,
         "grader": make_grader(name),
         "extract": (lambda text: extract_answer(text, benchmark.chain)) if benchmark.chain else None,
+        "passes_public": make_public_check(name),
         "settings": {
             "benchmark": name,
-            **config.model_dump(mode="json", exclude={"output_dir", "max_batch", "allow_unsandboxed"}),
+            **config.model_dump(
+                mode="json",
+                exclude={"output_dir", "max_batch", "allow_unsandboxed", *EngineChoice.model_fields},
+            ),
+            **config.identity(),
             **({"isolation": isolation} if isolation else {}),
             **({} if config.samples else {"prompt": describe_template(template)}),
         },
@@ -222,14 +303,12 @@ def evaluate_benchmark(
             source=config.source,
             split=config.split,
             difficulty=config.difficulty,
-            limit=max(config.limit or 0, 500) if name == "arithmetic" else None,
+            limit=max(config.limit or 0, 500) if benchmark.validation_split else None,
             seed=config.seed,
         )
         samples = read_samples(config.samples, every)
         return evaluate(problems, samples=samples, scores=read_sample_scores(config.samples, every), **common)
-    model, tokenizer = load_backbone(config.model or ""), load_tokenizer(config.model or "")
-    model = model.to(device)
-    generator = HFGenerator(model, tokenizer, max_batch=config.max_batch, seed=config.seed)
+    tokenizer = load_tokenizer(config.model or "")
     temperature = config.temperature
     if temperature is None:
         temperature = 0.0 if config.num_samples == 1 else 1.0
@@ -241,14 +320,24 @@ def evaluate_benchmark(
         stop=get_template(template).stop,
         seed=config.seed,
     )
-    return evaluate(
-        problems,
-        generator=generator,
-        render=lambda text: render(template, text, tokenizer),
-        sampling=sampling,
-        batch_size=max(1, config.max_batch // config.num_samples),
-        **common,
-    )
+    # An engine keeps itself full: batches are only what a killed run may lose.
+    rows = config.max_batch if config.backend == "hf" else ENGINE_ROWS
+    with open_generator(
+        config,
+        path=config.model or "",
+        tokenizer=tokenizer,
+        device=device,
+        max_batch=config.max_batch,
+        seed=config.seed,
+    ) as generator:
+        return evaluate(
+            problems,
+            generator=generator,
+            render=lambda text: render(template, text, tokenizer),
+            sampling=sampling,
+            batch_size=max(1, rows // config.num_samples),
+            **common,
+        )
 
 
 def load_step_scorer(
@@ -257,6 +346,7 @@ def load_step_scorer(
     *,
     device: Any = "cpu",
     max_batch_tokens: int | None = None,
+    backend: Backend = "local",
 ) -> Loaded:
     """Load a reward model of any format; one that writes critiques samples them with transformers."""
     return load(
@@ -265,4 +355,5 @@ def load_step_scorer(
         device=device,
         max_batch_tokens=max_batch_tokens,
         make_generator=lambda model, tokenizer: HFGenerator(model, tokenizer),
+        backend=backend,
     )

@@ -9,13 +9,19 @@ from data.errors import UserError
 from data.prompts import get_template, render
 from eval.answers import extract_answer
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
-from eval.search.choose import vote_key
 from eval.search.rules import Models, Rules
 from eval.search.run import SearchResult, search
-from prm.model import load_backbone, load_tokenizer
-from reasoning_rl.compose import load_step_scorer
-from reasoning_rl.rollout.hf import HFGenerator
+from eval.votes import vote_key
+from prm.model import load_tokenizer
+from reasoning_rl.compose import check_isolation, load_step_scorer
+from reasoning_rl.rollout.pool import EngineChoice, open_generator
 from reasoning_rl.search_config import SearchConfig
+
+NO_PART_OF_THE_NUMBERS = {
+    *("output_dir", "max_batch", "prm_backend", "allow_unsandboxed"),
+    *EngineChoice.model_fields,
+}
+"""Settings that a resumed search may change, or that are recorded only where they are not the default."""
 
 
 def search_benchmark(
@@ -30,6 +36,9 @@ def search_benchmark(
     Raises UserError before a model is loaded for settings that contradict each other.
     """
     benchmark = get_benchmark(name)
+    isolation = None
+    if benchmark.judges == "program":
+        isolation = check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     given = config.model_dump(include=set(Rules.__dataclass_fields__), exclude_none=True)
     rules = Rules(**({"max_new_tokens": benchmark.max_new_tokens} | given))
     problems = read_benchmark(
@@ -44,7 +53,7 @@ def search_benchmark(
     stop = get_template(template).stop
     scorer = None
     if config.prm is not None and rules.needs_scores:
-        loaded = load_step_scorer(config.prm, config.prm_format, device=device)
+        loaded = load_step_scorer(config.prm, config.prm_format, device=device, backend=config.prm_backend)
         if rules.chosen_by == "weighted" and not loaded.format.is_probability:
             raise UserError(
                 f"{config.prm}: format '{loaded.format.name}' gives raw scores, which cannot weigh votes; "
@@ -53,32 +62,38 @@ def search_benchmark(
         scorer = loaded.scorer
         if config.aggregation is None:
             rules = replace(rules, aggregation=loaded.format.aggregation)
-    model, tokenizer = load_backbone(config.model), load_tokenizer(config.model)
+    tokenizer = load_tokenizer(config.model)
     folder = Path(config.output_dir) / name / f"{config.method}_{config.n}"
 
     def extract(response: str) -> str | None:
         answer = extract_answer(response, benchmark.chain)
         return None if answer is None else vote_key(answer)
 
-    result = search(
-        problems,
-        rules=rules,
-        models=Models(
-            generator=HFGenerator(model.to(device), tokenizer, max_batch=config.max_batch),
-            render=lambda text: render(template, text, tokenizer),
-            has_ended=lambda sample: sample.token_ids[-1] == tokenizer.eos_token_id,
-            scorer=scorer,
-            stop=stop,
-        ),
-        grader=make_grader(name),
-        extract=extract,
-        out_dir=folder,
-        seed=config.seed,
-        batch_size=config.batch_size,
-        settings={
-            "benchmark": name,
-            **config.model_dump(mode="json", exclude={"output_dir", "max_batch"}),
-        },
-        on_progress=on_progress,
-    )
+    with open_generator(
+        config, path=config.model, tokenizer=tokenizer, device=device, max_batch=config.max_batch
+    ) as generator:
+        result = search(
+            problems,
+            rules=rules,
+            models=Models(
+                generator=generator,
+                render=lambda text: render(template, text, tokenizer),
+                has_ended=lambda sample: sample.token_ids[-1:] == (tokenizer.eos_token_id,),
+                scorer=scorer,
+                stop=stop,
+            ),
+            grader=make_grader(name),
+            extract=extract,
+            out_dir=folder,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            settings={
+                "benchmark": name,
+                **config.model_dump(mode="json", exclude=NO_PART_OF_THE_NUMBERS),
+                **config.identity(),
+                **({"isolation": isolation} if isolation else {}),
+                **({} if config.prm_backend == "local" else {"prm_backend": config.prm_backend}),
+            },
+            on_progress=on_progress,
+        )
     return result, folder

@@ -13,7 +13,10 @@ from pydantic import Field, model_validator
 
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
-from data.step_readers import NeutralPolicy
+from data.steps import Splitter
+from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
+from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
+from reasoning_rl.rollout.settings import EngineConfig
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -35,21 +38,36 @@ class RolloutConfig(Settings):
     """Nucleus mass. Below 1 the sampled distribution differs from the one the ratio is taken over."""
     top_k: Whole = 0
     """0 is off."""
+    truncated_is: Literal["off", "token", "sequence"] = "off"
+    """Weigh the policy loss by min(trainer's / engine's probability, is_cap) of each token, or of the whole
+    response: corrects engines that compute otherwise and rollouts that are older than the policy."""
+    is_cap: Annotated[float, Field(ge=1)] = 2.0
+    """Largest weight of truncated_is; a higher one is less biased and noisier."""
     max_batch: Count = 256
     """Sequences decoded together; lower it when memory runs out."""
-    splitter: Literal["newline", "blank_line", "step_marker"] = "newline"
-    """What ends a reasoning step; must match how the reward model was trained."""
+    splitter: Splitter = "newline"
+    """What ends a reasoning step; must match how the reward model was trained. code_block, code_line: of
+    programs."""
+    dynamic_rounds: Whole = 0
+    """Dynamic sampling: up to so many extra draws replace the problems whose answers are all right or all
+    wrong; 0 is off (arXiv 2503.14476 draws until the batch is full). Needs samples_per_problem above 1."""
     template: str = "plain"
     """Prompt template (data.prompts); must match how the policy was fine-tuned."""
+    engine: EngineConfig = EngineConfig()
 
 
 class RewardConfig(Settings):
-    form: Literal["none", "sum", "clip", "delta", "clip_delta", "min"] = "delta"
+    form: Literal["none", "sum", "clip", "delta", "clip_delta", "min", "progress"] = "delta"
     """How step scores become step rewards. Raw `sum` invites reward hacking (arXiv 2410.15115)."""
     step_weight: NonNegative = 1.0
-    """alpha: weight of the step rewards."""
+    """alpha: weight of the step rewards; for progress 0.2 to 0.6 in arXiv 2410.08146."""
     outcome_weight: NonNegative = 1.0
     """Weight of the verified outcome (1 correct, 0 wrong), paid on the last token."""
+    partial_credit: Literal["off", "tests", "errors"] = "off"
+    """Outcome of a wrong program. off: 0; tests: the share of the tests that it passes; errors: -0.3 for a
+    wrong value, -0.6 for an exception or too long a run, -1 for what does not compile (arXiv 2207.01780)."""
+    test_timeout_s: Positive = 10.0
+    """Seconds that a program's tests may take (each case, with standard input and output)."""
     clip_threshold: Fraction = 0.7
     """eta of the clip forms: only a score below it costs."""
     softmin_temperature: Positive = 0.1
@@ -58,14 +76,23 @@ class RewardConfig(Settings):
     """Running moments of the whole response's reward over all past rollouts: divide by the deviation
     (scale), and also subtract the mean, on the last token (standardise)."""
     clip: Positive | None = 10.0
-    """Bound on a token's reward after normalisation, in deviations."""
+    """Bound on a token's reward after normalisation, in deviations (arXiv 2307.04964: 0.3 and 0.8). Not of
+    grpo, which normalises by itself."""
+    overlong_buffer: Whole = 0
+    """Last tokens before max_new_tokens over which an answer's outcome falls by up to 1; 0 is off
+    (arXiv 2503.14476: 4096 of 20480)."""
+    prover: ProverConfig = ProverConfig()
+    implicit: ImplicitConfig = ImplicitConfig()
 
 
 class KLConfig(Settings):
     coef: NonNegative = 0.05
-    """Price of one nat of divergence from the reference, per token."""
+    """Price of one nat of divergence from the reference, per token (arXiv 2307.04964: 0.05)."""
+    place: Literal["reward", "loss"] = "reward"
+    """Subtracted from each token's reward, or added to the policy's loss (GRPO, arXiv 2402.03300)."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
-    """k1 = log ratio (unbiased), k2 = half its square, k3 = unbiased and never negative."""
+    """k1 = log ratio (unbiased), k2 = half its square, k3 = unbiased and never negative. In the loss k2 or
+    k3: k1's gradient is 0 in expectation."""
     target: Positive | None = None
     """Mean KL per response (nats) that an adaptive controller steers to; off keeps `coef` fixed."""
     horizon: Positive = 10_000.0
@@ -73,23 +100,42 @@ class KLConfig(Settings):
 
 
 class CriticConfig(Settings):
-    init: Literal["prm", "policy"] = "prm"
-    """Start from the reward model's weights (which must share the policy's tokenizer) or the policy's."""
+    init: Literal["prm", "reward_model", "policy"] = "prm"
+    """Start from the weights of the process reward model, of a pairwise reward model (both must share the
+    policy's tokenizer), or of the policy with a head of zeros."""
+    reward_model: str | None = None
+    """Folder or hub id of the pairwise reward model that init reward_model starts from; none: the run's
+    own."""
     pretrain_iterations: Whole = 2
-    """First iterations in which the critic alone learns, on Monte-Carlo returns, under a frozen policy."""
+    """First iterations in which the critic alone learns, on Monte-Carlo returns, under a frozen policy
+    (arXiv 2307.04964: until its loss is near 0; 2504.05118: 50)."""
     learning_rate: Positive = 1.65e-6
     """Peak rate of the critic's AdamW."""
     value_clip_range: Positive | None = 0.2
-    """Bound on the change of a value within one iteration."""
+    """Bound on the change of a value within one iteration (both papers: 0.2)."""
     value_norm: bool = False
     """Learn normalised returns (running, debiased moments); the golden rule of large batches."""
+
+
+class GroupConfig(Settings):
+    """What replaces the critic where `algorithm` is not ppo."""
+
+    baseline: Literal["none", "response", "token"] = "response"
+    """Of rloo and reinforce_pp: nothing; the siblings' mean return; or their mean reward per token, for
+    rewards that grow with the number of steps (arXiv 2504.15275)."""
+    divide_by_std: bool = True
+    """Of grpo: divide by the group's deviation; false is Dr. GRPO (arXiv 2503.20783)."""
+    vine_samples: Count = 9
+    """Of vine: completions from each step; 9 in arXiv 2410.01679, where 1 and 3 help already."""
 
 
 class UpdateConfig(Settings):
     epochs: Count = 1
     """Passes over each rollout batch."""
     minibatch_size: Count = 32
-    """Responses per optimiser update, over all processes; must divide the rollout batch."""
+    """Responses per optimiser update, over all processes; must divide the rollout batch. Their quotient
+    times epochs is how often a batch is used while the policy moves away from it: small is stable
+    (arXiv 2307.04964: 128 rollouts, 32 a minibatch)."""
     micro_batch_tokens: Count = 16_384
     """Tokens of one forward pass, padding included. Changes memory and speed, never the numbers."""
     learning_rate: Positive = 5e-7
@@ -101,7 +147,9 @@ class UpdateConfig(Settings):
     gamma: Fraction = 1.0
     """Discount per token; 1 for tasks that end."""
     lam: Fraction = 0.95
-    """GAE lambda of the policy's advantages."""
+    """GAE lambda of the policy's advantages (arXiv 2307.04964: 0.9)."""
+    adaptive_lam_alpha: Positive | None = None
+    """Length-adaptive GAE instead: lambda 1 - 1 / (alpha length) for each answer (arXiv 2504.05118: 0.05)."""
     critic_lam: Fraction | None = None
     """GAE lambda of the critic's targets; off takes `lam` (decoupled GAE: 1.0, arXiv 2503.01491)."""
     clip_range: Positive | None = 0.2
@@ -109,17 +157,28 @@ class UpdateConfig(Settings):
     clip_range_high: Positive | None = None
     """Upper clip, where it differs (0.28 in arXiv 2503.14476)."""
     dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """Bound on the loss of a token with a negative advantage, in advantages (arXiv 1912.09729)."""
+    """Bound on the loss of a token with a negative advantage, in advantages (arXiv 1912.09729: 3)."""
+    loss_aggregation: Literal["token", "sequence", "fixed"] = "token"
+    """The policy's loss weighs alike: every token; every answer, whatever its length (arXiv 2402.03300); or
+    every token against a constant, answers times max_new_tokens (arXiv 2503.20783)."""
+    truncated: Literal["bootstrap", "end", "mask"] = "bootstrap"
+    """A cut answer goes on in the critic's mind (its last value counts, arXiv 2404.10719), ends there with
+    what it earned, or is left out of all losses (arXiv 2503.14476). Without a critic the first two agree."""
+    max_ratio: Annotated[float, Field(gt=1)] | None = None
+    """A minibatch whose mean ratio exceeds this does not move the policy (arXiv 2404.10719, code: 5)."""
+    max_kl: Positive | None = None
+    """A minibatch on which the policy is further than this from the sampling one (nats a token) ends the
+    policy's updates of the iteration."""
     advantage_norm: bool = False
-    """Whiten advantages over the whole batch and all processes."""
+    """Whiten advantages over the whole batch and all processes (arXiv 2404.10719)."""
     advantage_clip: Positive | None = None
-    """Bound on an advantage, after whitening where that is on."""
+    """Bound on an advantage, after whitening where that is on (arXiv 2307.04964 tried 0.12 to 0.8)."""
     entropy_coef: NonNegative = 0.0
-    """Weight of an entropy bonus."""
+    """Weight of an entropy bonus (0.01 in arXiv 2307.04964, which advises against one)."""
     ptx_coef: NonNegative = 0.0
     """Weight of next-token loss on demonstrations (PPO-ptx): what keeps general ability."""
-    max_grad_norm: Positive = 1.0
-    """Clip the global gradient norm of each model to this."""
+    max_grad_norm: Positive | None = 1.0
+    """Clip the global gradient norm of each model to this (both papers: 1); off never clips."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
     """AdamW moment decays of both optimisers."""
     weight_decay: NonNegative = 0.0
@@ -129,20 +188,32 @@ class UpdateConfig(Settings):
 class PPOConfig(Settings):
     """One PPO run, from a policy and a process reward model to a better policy."""
 
-    preset: Literal["ppo_max", "ppo_large_batch", "vanilla"] = "ppo_max"
-    """What the unset fields default to: MOSS's PPO-max, Xu et al.'s recipe, or neither's additions."""
+    preset: Preset = "ppo_max"
+    """What the unset fields default to: MOSS's PPO-max, Xu et al.'s recipe, neither's additions (vanilla),
+    or a critic-free algorithm's own. Unset, it follows `algorithm`."""
+    algorithm: Literal["ppo", "grpo", "rloo", "reinforce_pp", "vine"] = "ppo"
+    """Where advantages come from: a critic (ppo), the other answers to the problem (grpo, rloo), the batch's
+    returns (reinforce_pp), or fresh completions of every step's prefix (vine, arXiv 2410.01679). Without a
+    critic, `critic` and the lambdas are not used."""
     policy: str
     """Folder or hub id of the policy, normally after SFT."""
     prm: str | None = None
     """Folder or hub id of the process reward model; off trains on the outcome alone (reward.form none)."""
     prm_format: str | None = None
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    prm_backend: Literal["local", "vllm"] = "local"
+    """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
+    reward_model: str | None = None
+    """Folder of a reward model of whole responses (`stepwell rm`); it pays the outcome in place of the
+    verified answer, also for prompts without one (problems_format: prompts)."""
     problems: str = "arithmetic"
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None
     """Benchmark whose format a file has; off when `problems` is itself a name."""
     difficulty: str = "standard"
-    """Of the arithmetic world: standard, hard or shuffled."""
+    """Of the built-in worlds: standard, hard; shuffled (arithmetic); unsaid (programs)."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     num_problems: Count = 20_000
     """Problems in the training pool."""
     demonstrations: str | None = None
@@ -162,12 +233,19 @@ class PPOConfig(Settings):
     keep_checkpoints: Count = 2
     """Newest checkpoints to keep."""
     reference_ema: Fraction = 0.0
-    """eta of reference <- (1 - eta) reference + eta actor after each iteration; 0 freezes the reference."""
+    """eta of reference <- (1 - eta) reference + eta actor after each iteration; 0 freezes the reference
+    (0.001 in the code of arXiv 2404.10719)."""
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     kl: KLConfig = KLConfig()
     critic: CriticConfig = CriticConfig()
+    group: GroupConfig = GroupConfig()
     update: UpdateConfig = UpdateConfig()
+    hack: HackConfig = HackConfig()
+
+    @property
+    def pays_steps(self) -> bool:
+        return self.reward.form != "none" and self.reward.step_weight > 0
 
     @property
     def rollouts_per_iteration(self) -> int:
@@ -175,6 +253,7 @@ class PPOConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        self._check_critic()
         batch, mini = self.rollouts_per_iteration, self.update.minibatch_size
         if batch % mini:
             near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - mini))[:2]
@@ -182,187 +261,64 @@ class PPOConfig(Settings):
                 f"rollout batch {batch} (problems_per_iteration x samples_per_problem) is not divisible by "
                 f"update.minibatch_size {mini}; use {' or '.join(map(str, near))}"
             )
-        if self.reward.form != "none" and self.reward.step_weight > 0 and self.prm is None:
+        prover = self.reward.prover.model
+        if self.pays_steps and self.prm is None and prover is None:
             raise UserError("reward.form needs a reward model: set prm, or reward.form to none")
+        if prover is not None and self.reward.form != "progress":
+            raise UserError(f"reward.prover scores steps for form progress, not {self.reward.form}")
+        if self.reward.implicit.weight > 0 and self.algorithm == "grpo":
+            raise UserError("reward.implicit pays tokens, algorithm grpo whole answers: take rloo or ppo")
+        if self.reward.overlong_buffer > 0 and self.reward.outcome_weight == 0:
+            raise UserError("reward.overlong_buffer lowers the outcome: set reward.outcome_weight above 0")
+        if self.reward.overlong_buffer > self.rollout.max_new_tokens:
+            raise UserError(
+                f"reward.overlong_buffer {self.reward.overlong_buffer} is longer than rollout.max_new_tokens "
+                f"{self.rollout.max_new_tokens}; lower it"
+            )
+        if self.rollout.dynamic_rounds > 0 and self.rollout.samples_per_problem == 1:
+            raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
+        if self.rollout.engine.max_ahead and (self.rollout.dynamic_rounds or self.algorithm == "vine"):
+            raise UserError(
+                "rollout.engine.max_ahead samples while the policy trains, and dynamic_rounds and algorithm "
+                "vine need samples in between: set max_ahead to 0"
+            )
+        if self.kl.place == "loss" and self.kl.estimator == "k1" and self.kl.coef > 0:
+            raise UserError("kl.place: loss needs kl.estimator k2 or k3: the gradient of k1 is 0 on average")
         if self.kl.target is not None and self.kl.coef == 0:
             raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
+        if self.hack.action == "raise_kl" and self.kl.coef == 0:
+            raise UserError("hack.action raise_kl multiplies kl.coef, which is 0; set kl.coef above 0")
         if self.update.ptx_coef > 0 and self.demonstrations is None:
             raise UserError("update.ptx_coef needs demonstrations: set demonstrations, or ptx_coef to 0")
         return self
 
+    def _check_critic(self) -> None:
+        """What each algorithm needs, and what it cannot do."""
+        if self.algorithm == "ppo":
+            if self.critic.init == "reward_model" and not (self.critic.reward_model or self.reward_model):
+                raise UserError("critic.init: reward_model needs critic.reward_model, its folder or hub id")
+            return
+        baseline = "none" if self.algorithm == "vine" else self.group.baseline
+        needs_siblings = self.algorithm == "grpo" or baseline != "none"
+        if needs_siblings and self.rollout.samples_per_problem == 1:
+            alone = "" if self.algorithm == "grpo" else ", or group.baseline to none"
+            raise UserError(
+                f"algorithm {self.algorithm} compares answers to one problem: set "
+                f"rollout.samples_per_problem above 1{alone}"
+            )
+        if self.reward.normalise != "off" and self.algorithm != "rloo":
+            raise UserError(
+                f"algorithm {self.algorithm} takes rewards as they are: set reward.normalise to off "
+                f"(--preset {self.algorithm} does)"
+            )
+        if self.algorithm == "grpo" and self.kl.coef > 0 and self.kl.place == "reward":
+            raise UserError("algorithm grpo has its KL in the loss: set kl.place loss and kl.estimator k3")
+
     @classmethod
     def from_preset(cls, values: dict[str, Any], where: str = "config") -> Self:
-        """Build from nested values over the preset that they name ("ppo_max" when they name none)."""
-        name = values.get("preset", "ppo_max")
+        """Build from nested values over the preset that they name, else their algorithm's, else ppo_max."""
+        algorithm = values.get("algorithm")
+        name = values.get("preset", algorithm if algorithm in CRITIC_FREE else "ppo_max")
         if not isinstance(name, str) or name not in PRESETS:
             raise UserError(f"{where}: unknown preset '{name}'" + did_you_mean(str(name), PRESETS))
-        return cls.from_dict(merge(PRESETS[name], values), where=where)
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    # MOSS, arXiv 2307.04964, the starred items of its Fig. 5 and section 5 (values: see docs/algorithms.md).
-    "ppo_max": {
-        "rollout": {
-            "problems_per_iteration": 128,
-            "samples_per_problem": 1,
-            "temperature": 0.8,
-            "top_p": 0.9,
-        },
-        "reward": {"normalise": "standardise", "clip": 0.8},
-        "kl": {"coef": 0.05},
-        "critic": {"init": "prm", "pretrain_iterations": 2, "value_clip_range": 0.2},
-        "update": {"minibatch_size": 32, "lam": 0.9, "advantage_norm": False, "max_grad_norm": 1.0},
-    },
-    # Xu et al., arXiv 2404.10719, appendix A.2.
-    "ppo_large_batch": {
-        "rollout": {"problems_per_iteration": 512, "samples_per_problem": 1, "top_k": 200},
-        "reward": {"normalise": "off", "clip": 20.0},
-        "kl": {"coef": 0.1},
-        "critic": {
-            "init": "policy",
-            "pretrain_iterations": 0,
-            "learning_rate": 5e-6,
-            "value_clip_range": 0.2,
-            "value_norm": True,
-        },
-        "update": {"minibatch_size": 128, "learning_rate": 1e-5, "lam": 1.0, "advantage_norm": True},
-        "reference_ema": 0.001,
-    },
-    # Neither paper's additions: the floor of the ablations.
-    "vanilla": {
-        "rollout": {"problems_per_iteration": 128, "samples_per_problem": 1},
-        "reward": {"normalise": "off", "clip": None},
-        "kl": {"coef": 0.0},
-        "critic": {"init": "policy", "pretrain_iterations": 0, "value_clip_range": None},
-        "update": {"minibatch_size": 32, "lam": 0.95},
-    },
-}
-
-
-def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `over` laid on it, mapping by mapping."""
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-class EvalConfig(Settings):
-    """One evaluation: `stepwell eval BENCHMARK` with either a model or existing samples."""
-
-    model: str | None = None
-    """Folder or hub id of the model to sample from."""
-    samples: str | None = None
-    """JSON lines {"id" (or "problem", its text), "response"} of existing responses, one or more a problem."""
-    source: str | None = None
-    """File, folder or hub id of the problems; none takes the benchmark's own hub id."""
-    split: str | None = None
-    """Split of the problems; none takes the benchmark's own."""
-    difficulty: str = "standard"
-    """Of the arithmetic world: standard, hard or shuffled."""
-    limit: Count | None = None
-    """Evaluate the first so many problems only; none takes all (500 of the arithmetic world)."""
-    num_samples: Count = 1
-    """Samples a problem: pass@1 is then their mean, and maj@k is reported."""
-    temperature: NonNegative | None = None
-    """none: 0 (greedy) for one sample, 1 for several."""
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Nucleus mass; 1 is off."""
-    max_new_tokens: Count | None = None
-    """none: the benchmark's own."""
-    max_batch: Count = 64
-    """Sequences decoded together."""
-    template: str | None = None
-    """Prompt template; none takes the benchmark's own."""
-    seed: Whole = 0
-    """Seeds the sampling, and the arithmetic world's problems."""
-    allow_unsandboxed: bool = False
-    """Run model-written programs also where this machine offers nothing that keeps them in."""
-    output_dir: str = "outputs/eval"
-    """samples.jsonl, settings.json and result.json go to a folder named after the benchmark in it."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.model is None) == (self.samples is None):
-            raise UserError(
-                "give exactly one of --model (to sample from) and --samples (a file of responses)"
-            )
-        return self
-
-
-class CompareConfig(Settings):
-    """Two evaluations of one benchmark: `stepwell compare FOLDER FOLDER`."""
-
-    flips: Whole = 20
-    """Problems shown of those that flipped, what was lost first."""
-
-
-PRM_BENCHMARKS = ("processbench", "prmbench", "prm800k", "bigbench_mistake", "mr_gsm8k", "reasoneval")
-"""Benchmarks of step scores: `stepwell eval` takes PRMEvalConfig's options for them."""
-
-
-class PRMEvalConfig(Settings):
-    """Step scores on a benchmark: `stepwell eval processbench --prm PATH --data FOLDER`."""
-
-    prm: str | None = None
-    """Folder or hub id of the process reward model that scores the steps."""
-    prm_format: str | None = None
-    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
-    scores: str | None = None
-    """JSON lines of existing scores, {"id": ..., "scores": [one number a step]}; without ids in the order of
-    the data."""
-    data: str
-    """The benchmark's file, or the folder that holds its files."""
-    threshold: Annotated[float, Field(allow_inf_nan=False)] | Literal["gsm8k", "best"] | None = None
-    """A step scored below it is called wrong; none: the format's own, 0.5 for a file of scores. Of
-    ProcessBench only: gsm8k takes the best threshold of that subset for all, as published for models without
-    a natural one; best each subset's own, an upper bound."""
-    limit: Count | None = None
-    """So many solutions of each file only, evenly spread over it; none takes all."""
-    max_batch_tokens: Count | None = None
-    """Padded tokens of one forward; none: 1024 on a CPU, 32768 on a GPU."""
-    output_dir: str = "outputs/eval"
-    """scores.jsonl, result.json, report.html and its pictures go to a folder in it, named after the
-    benchmark; the same command continues scores that are not complete."""
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.prm is None) == (self.scores is None):
-            raise UserError("give exactly one of --prm (a model that scores) and --scores (a file of scores)")
-        return self
-
-
-class InspectConfig(Settings):
-    """A look into a file of step labels: `stepwell data inspect FILE`."""
-
-    format: str = "auto"
-    """Step-label format; auto tells it from the first row (docs/step_data.md lists them)."""
-    neutral: NeutralPolicy = "half"
-    """What a neutral rating counts as: positive, half, negative or mask."""
-    split: str = "train"
-    """Split, where the source has several."""
-    against: tuple[str, ...] = ()
-    """Files or folders of benchmarks to look for the same problems in: --against FILE FILE ..."""
-    examples: Whole = 5
-    """Solutions to print, spread evenly over the file."""
-
-
-class QuickstartConfig(Settings):
-    """The whole road on the built-in world."""
-
-    seed: Whole = 0
-    """Seeds every stage."""
-    output_dir: str = "outputs/quickstart"
-    """Every stage's model and numbers, summary.json and curves.png go there."""
-    threads: Whole = 0
-    """CPU threads; 0 takes every core this process may use."""
-    demonstrations: Count = 28_800
-    """Worked problems that SFT imitates."""
-    solutions: Count = 14_000
-    """Responses sampled from the SFT model and labelled step by step for the PRM; half as many
-    synthetic solutions with planted mistakes are added."""
-    problems: Count = 500
-    """Held-out problems in each evaluation."""
-    ppo_iterations: Count = 80
-    """Iterations of PPO-max; fewer is quicker and reaches less."""
+        return cls.from_dict(merge(PRESETS[name] | {"preset": name}, values), where=where)

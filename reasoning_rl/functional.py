@@ -23,7 +23,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 _WHITEN_EPS = 1e-8
 # exp(20) = 5e8: far beyond any useful ratio, yet finite in f32, so that one token cannot make a loss inf.
-_MAX_LOG_RATIO = 20.0
+MAX_LOG_RATIO = 20.0
 
 
 # --- logprobs, entropy, KL ---
@@ -56,6 +56,31 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: Literal["k1", "k2"
         return log_ratio.square() / 2
     assert kind == "k3", kind
     return torch.expm1(-log_ratio) + log_ratio
+
+
+def importance_weights(
+    logprobs: Tensor,
+    behaviour_logprobs: Tensor,
+    mask: Tensor,
+    *,
+    level: Literal["token", "sequence"],
+    cap: float,
+) -> Tensor:
+    """Return min(pi / mu, cap) (B, T), constants, 0 off the mask: what was sampled from mu, weighed for pi.
+
+    token: each token's own ratio. It corrects the choice at a prefix, not how often mu came to the prefix.
+    sequence: the product over the row's tokens, at each of them: unbiased where nothing is cut, and noisier
+    the longer the rows. The cap bounds the variance and makes the expectation too small where it cuts
+    (Ionides 2008, Journal of Computational and Graphical Statistics 17; per token between an inference
+    engine and its trainer: Yao et al. 2025). Log ratios are held within +-20.
+    """
+    assert cap >= 1, cap
+    logprobs, behaviour_logprobs = _inside(mask, logprobs.detach(), behaviour_logprobs.detach())
+    log_ratio = logprobs - behaviour_logprobs
+    if level == "sequence":
+        log_ratio = log_ratio.sum(1, keepdim=True).expand_as(log_ratio)
+    weights = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=cap)
+    return torch.where(mask, weights, 0.0)
 
 
 # --- advantages ---
@@ -269,7 +294,7 @@ def policy_loss(
     assert dual_clip is None or dual_clip > 1, dual_clip
     logprobs, old_logprobs, advantages = _inside(mask, logprobs, old_logprobs, advantages)
     high = clip_range if clip_range_high is None else clip_range_high
-    log_ratio = (logprobs - old_logprobs.detach()).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    log_ratio = (logprobs - old_logprobs.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio = log_ratio.exp()
     advantages = advantages.detach()
     plain = -advantages * ratio

@@ -8,13 +8,22 @@ from data.prompts import get_template, render
 from data.schema import Sampling
 from data.steps import step_texts
 from eval.benchmarks import get_benchmark, make_grader, read_benchmark
-from eval.run import read_samples
+from eval.sample_files import read_samples
 from prm.labelling.completer import Completer
 from prm.labelling.judge import JudgeFormat, ask_for_index, read_boxed_index
 from prm.labelling.run import Judge, Labelled, label_problems
 from prm.labelling.settings import LabelConfig, LabelSettings
 from prm.model import load_backbone, load_tokenizer
+from reasoning_rl.compose import check_isolation
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.rollout.pool import EngineChoice, open_generator
+
+NO_PART_OF_THE_LABELS = {
+    *("output_dir", "max_batch", "allow_unsandboxed"),
+    *EngineChoice.model_fields,
+    *LabelSettings.model_fields,
+}
+"""Settings that a resumed run may change, or that are recorded elsewhere."""
 
 
 def label_benchmark(
@@ -26,14 +35,16 @@ def label_benchmark(
 ) -> tuple[Labelled, int]:
     """Label the steps of a model's, or a file's, solutions; return the labels and the number of problems.
 
-    Raises UserError for benchmarks answered by a program: steps are stripped of the indentation it needs.
+    Raises UserError for programs cut by a splitter that strips the indentation they need.
     """
     benchmark = get_benchmark(name)
     if benchmark.judges == "program":
-        raise UserError(
-            f"{name}: answers are programs, whose indentation is lost when they are cut into steps; "
-            "label a benchmark with written-out answers"
-        )
+        if config.splitter not in ("code_block", "code_line"):
+            raise UserError(
+                f"{name}: answers are programs, whose indentation splitter '{config.splitter}' loses; "
+                "set splitter: code_block (a statement with what stands under it) or code_line"
+            )
+        check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     problems = read_benchmark(
         name,
         source=config.source,
@@ -53,35 +64,40 @@ def label_benchmark(
         }
         problems = [problem for problem in problems if problem.id in given]
     template = config.template or benchmark.template
-    model, tokenizer = load_backbone(config.model).to(device), load_tokenizer(config.model)
-    completer = Completer(
-        HFGenerator(model, tokenizer, max_batch=config.max_batch),
-        make_grader(name),
-        prompt=lambda text: render(template, text, tokenizer),
-        sampling=Sampling(
-            max_new_tokens=config.max_new_tokens or benchmark.max_new_tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            n=config.k,
-            stop=get_template(template).stop,
-        ),
-        splitter=config.splitter,
-    )
-    labelled = label_problems(
-        problems,
-        LabelSettings(**config.model_dump(include=set(LabelSettings.model_fields))),
-        completer=completer,
-        output_dir=config.output_dir,
-        given=given,
-        judge=_judge(config, device),
-        identity={
-            "benchmark": name,
-            **config.model_dump(
-                mode="json", exclude={"output_dir", "max_batch", *LabelSettings.model_fields}
+    tokenizer = load_tokenizer(config.model)
+    choice = config if isinstance(config, EngineChoice) else EngineChoice()
+    with open_generator(
+        choice, path=config.model, tokenizer=tokenizer, device=device, max_batch=config.max_batch
+    ) as generator:
+        completer = Completer(
+            generator,
+            make_grader(name),
+            prompt=lambda text: render(template, text, tokenizer),
+            sampling=Sampling(
+                max_new_tokens=config.max_new_tokens or benchmark.max_new_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                n=config.k,
+                stop=get_template(template).stop,
             ),
-        },
-        on_progress=on_progress,
-    )
+            splitter=config.splitter,
+        )
+        labelled = label_problems(
+            problems,
+            LabelSettings(**config.model_dump(include=set(LabelSettings.model_fields))),
+            completer=completer,
+            output_dir=config.output_dir,
+            given=given,
+            judge=_judge(config, device),
+            identity={
+                "benchmark": name,
+                **config.model_dump(
+                    mode="json", exclude={*NO_PART_OF_THE_LABELS, *LabelSettings.model_fields}
+                ),
+                **choice.identity(),
+            },
+            on_progress=on_progress,
+        )
     return labelled, len(problems)
 
 

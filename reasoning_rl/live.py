@@ -1,22 +1,86 @@
 """What a run shows while it runs: a bar with the time left and the few numbers that matter.
 
-In a terminal one live line; elsewhere (a file, a pipe, CI) a plain line every few seconds.
+In a terminal one live line, for PPO above a board of indicators with their courses; elsewhere (a file, a
+pipe, CI) a plain line every few seconds. An indicator that leaves its healthy range gets a line in both.
 """
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from reasoning_rl.indicator_table import INDICATORS
+from reasoning_rl.indicators import BY_NAME, Watch
+
+BARS = "▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 16
+
+
+class Board:
+    """The indicators of a run: course, latest value, healthy range; a mark where it is left."""
+
+    def __init__(self) -> None:
+        self.courses: dict[str, list[float]] = {}
+        self.watch = Watch()
+
+    def add(self, iteration: int, metrics: Mapping[str, float]) -> list[str]:
+        """Take one iteration's numbers in; return an alert for each indicator that left its range."""
+        for name in BY_NAME:
+            value = metrics.get(name)
+            if value is not None and math.isfinite(value):
+                self.courses.setdefault(name, []).append(value)
+        return self.watch.check(iteration, metrics)
+
+    def lines(self, limit: int | None = None) -> list[Text]:
+        """Return the board, at most `limit` lines of at most 79 columns, what is out of range first."""
+        shown = [i for i in INDICATORS if i.name in self.courses and not i.minor]
+        shown.sort(key=lambda i: not self.watch.is_outside(i.name))
+        lines = []
+        for indicator in shown[:limit]:
+            course, outside = self.courses[indicator.name], self.watch.is_outside(indicator.name)
+            text = f"{'!' if outside else ' '}{indicator.name:<31} {sparkline(course):<{SPARK_WIDTH}}"
+            text += f" {course[-1]:>8.3g}  {indicator.range_text()}"
+            lines.append(Text(text[:79].rstrip(), style="bold red" if outside else ""))
+        return lines
+
+
+def sparkline(values: Sequence[float], width: int = SPARK_WIDTH) -> str:
+    """Return a course as at most `width` bars between its lowest and highest value.
+
+    Of a longer course each bar is the mean of its share. A constant is a line at half height.
+    """
+    if not values:
+        return ""
+    count = min(width, len(values))
+    edges = [round(k * len(values) / count) for k in range(count + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    low, high = min(means), max(means)
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
+        return BARS[3] * count
+    return "".join(BARS[round((m - low) / (high - low) * (len(BARS) - 1))] for m in means)
+
+
+class _BarAndBoard(Progress):
+    """A progress bar with a board below it."""
+
+    board: Board | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.board is not None:
+            yield Group(*self.board.lines(max(0, self.console.height - 4)))
 
 
 class Live:
     """A context manager around one stage of `total` iterations; call `watch` (of RunLog) or `show`.
 
     total: None where only the loop knows; it then says so by the metric "train/total_updates".
-    shown: metric names to print, with the label they get.
+    shown: metric names to print, with the label they get. board: show the indicators, with alerts.
     """
 
     def __init__(
@@ -27,7 +91,9 @@ class Live:
         shown: Mapping[str, str] | None = None,
         console: Console | None = None,
         every_seconds: float = 15.0,
+        board: bool = False,
     ) -> None:
+        self.board = Board() if board else None
         self.title, self.total = title, total
         self.shown = dict(shown or {})
         self.console = console or Console(stderr=True)
@@ -39,7 +105,7 @@ class Live:
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            self.progress = Progress(
+            self.progress = _BarAndBoard(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(bar_width=16),
                 TextColumn("{task.completed}/{task.total}"),
@@ -49,6 +115,7 @@ class Live:
                 TextColumn("{task.fields[numbers]}"),
                 console=self.console,
             )
+            self.progress.board = self.board
             self.progress.start()
             self.task = self.progress.add_task(self.title, total=self.total, numbers="")
         else:
@@ -70,6 +137,10 @@ class Live:
         """Show iteration `iteration` of `total` with its metrics."""
         if "train/total_updates" in metrics:
             self.total = int(metrics["train/total_updates"])
+        if self.board is not None:
+            for alert in self.board.add(iteration, metrics):
+                console = self.progress.console if self.progress is not None else self.console
+                console.print(Text(f"{self.title}: alert, {alert}", style="red"), soft_wrap=True)
         self.show(iteration, {label: metrics[name] for name, label in self.shown.items() if name in metrics})
 
     def follow(self, done: int, total: int, numbers: Mapping[str, float] | None = None) -> None:

@@ -5,13 +5,18 @@ attention mask is needed: padding stands after everything that counts.
 """
 
 import copy
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForTokenClassification, PreTrainedModel
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from data.errors import UserError
-from prm.model import classifier
+from prm.model import classifier, load_config, load_or_refuse
 from prm.readout import linear_value, objective_of
 from reasoning_rl.functional import entropy, token_logprobs
 from reasoning_rl.sft import next_token_logits
@@ -109,6 +114,41 @@ def critic_from_prm(prm: PreTrainedModel) -> PreTrainedModel:
         target.weight.copy_(weight)
         if target.bias is not None and bias is not None:
             target.bias.copy_(bias)
+    return critic
+
+
+def load_reward_model(path: str | Path) -> PreTrainedModel:
+    """Return a pairwise reward model in float32: a sequence or token classifier with one output.
+
+    Raises UserError for any other model.
+    """
+    config = load_config(path)
+    names = getattr(config, "architectures", None) or []
+    readers = {
+        "ForSequenceClassification": AutoModelForSequenceClassification,
+        "ForTokenClassification": AutoModelForTokenClassification,
+    }
+    reader = next((r for end, r in readers.items() if any(name.endswith(end) for name in names)), None)
+    if reader is None or config.num_labels != 1:
+        raise UserError(
+            f"{path}: no pairwise reward model (a sequence or token classifier with one output): its config "
+            f"names {', '.join(names) or 'no architecture'} with {config.num_labels} outputs"
+        )
+    return load_or_refuse(path, lambda: reader.from_pretrained(path, dtype=torch.float32))
+
+
+def critic_from_reward_model(reward_model: PreTrainedModel) -> PreTrainedModel:
+    """Return a one-output token classifier with a pairwise reward model's backbone and head.
+
+    Its value of a whole answer is the answer's reward; pre-training teaches it the states before
+    (arXiv 2307.04964).
+    """
+    critic = critic_from_policy(reward_model)
+    source, target = _head(reward_model), _head(critic)
+    with torch.no_grad():
+        target.weight.copy_(source.weight)
+        if target.bias is not None and source.bias is not None:
+            target.bias.copy_(source.bias)
     return critic
 
 

@@ -128,20 +128,24 @@ class ValueNormalizer:
 
 
 class FixedKL:
-    """A KL coefficient that stays. It has no state: on resuming, the config's value counts."""
+    """A KL coefficient that stays, unless it is raised. On resuming, the config's value counts, as raised."""
 
     def __init__(self, coef: float) -> None:
-        self.coef = coef
+        self.initial = self.coef = coef
 
     def update(self, kl: float, num_rollouts: int) -> float:
         """Return the coefficient for the next iteration."""
         return self.coef
 
+    def raise_by(self, factor: float, *, most: float) -> None:
+        """Multiply the coefficient, up to `most`; one of 0 cannot be raised."""
+        self.coef = max(self.coef, min(self.coef * factor, most))
+
     def state_dict(self) -> dict[str, Any]:
-        return {"coef": self.coef}
+        return {"coef": self.coef, "raised": self.coef / self.initial if self.initial else 1.0}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to take over: on resuming, the config's value counts."""
+        self.coef = self.initial * float(state.get("raised", 1.0))
 
 
 class AdaptiveKL:
@@ -167,6 +171,10 @@ class AdaptiveKL:
         # Never below 0, whatever the ratio of batch to horizon.
         self.coef *= max(1 + error * num_rollouts / self.horizon, 0.1)
         return self.coef
+
+    def raise_by(self, factor: float, *, most: float) -> None:
+        """Multiply the coefficient, up to `most`; the controller goes on from there."""
+        self.coef = max(self.coef, min(self.coef * factor, most))
 
     def state_dict(self) -> dict[str, Any]:
         return {"coef": self.coef}

@@ -4,7 +4,6 @@ Not a general argument parser: one dotted option a field, values read as YAML (t
 checks left to the settings class, so that a file and a command line give the same errors.
 """
 
-import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,9 +13,9 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from data.errors import UserError, did_you_mean
+from data.errors import UserError, did_you_mean, nearest
 from data.settings import read_yaml
-from reasoning_rl.config import merge
+from reasoning_rl.presets import merge
 
 
 @dataclass
@@ -163,7 +162,7 @@ def _nest(path: list[str], value: Any) -> dict[str, Any]:
 def _nearest(name: str, known: Sequence[str]) -> str:
     """Match the last part too: --learning-rate finds update.learning_rate."""
     ends = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
-    near = ends or difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = ends or nearest(name, known, 3)
     if near:
         return "; did you mean " + " or ".join(f"--{n.replace('_', '-')}" for n in near[:3]) + "?"
     return did_you_mean(name, known) + " (see --help)"

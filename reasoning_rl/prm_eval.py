@@ -15,7 +15,7 @@ from eval.prm_benchmarks.report import write_report
 from eval.prm_benchmarks.result import BenchmarkResult
 from prm.formats import PRMFormat, find_format
 from reasoning_rl.compose import load_step_scorer
-from reasoning_rl.config import PRMEvalConfig
+from reasoning_rl.eval_config import PRMEvalConfig
 from reasoning_rl.score_file import append_chunks, name_format, name_weights, read_finished
 
 Progress = Callable[[int, int, Mapping[str, float]], None]

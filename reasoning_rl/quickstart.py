@@ -45,9 +45,11 @@ from prm.model import load_backbone, load_tokenizer, new_prm
 from prm.scorer import LocalScorer
 from prm.train import PRMConfig, fit_prm
 from reasoning_rl.compose import train_ppo
-from reasoning_rl.config import PPOConfig, QuickstartConfig, merge
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.eval_config import QuickstartConfig
 from reasoning_rl.live import Live, seconds_text
 from reasoning_rl.plots import learning_curves
+from reasoning_rl.presets import merge
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sft import NextToken, encode_pairs
 from reasoning_rl.telemetry import RunLog, read_metrics, versions
@@ -307,7 +309,7 @@ def _ppo(run: Quickstart) -> dict[str, Any]:
     settings = ppo_config(run.config)
     from reasoning_rl.commands import PPO_SHOWN
 
-    with Live("ppo", settings.iterations, shown=PPO_SHOWN, console=run.console) as live:
+    with Live("ppo", settings.iterations, shown=PPO_SHOWN, console=run.console, board=True) as live:
         train_ppo(
             settings,
             accelerator=run.accelerator,

@@ -20,6 +20,7 @@ from data.settings import Settings
 from data.solutions import read_solutions
 from data.steps import Splitter
 from prm.formats import PRMFormat, find_format, load
+from prm.formats.load import Backend
 from prm.model import FORMAT as STEPWELL
 from prm.model import load_config
 from reasoning_rl.rollout.hf import HFGenerator
@@ -54,6 +55,8 @@ class ScoreConfig(Settings):
     """The other model of a log-ratio format; none: the one its authors used."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the weights; auto: float32 on a CPU, bfloat16 on a GPU."""
+    prm_backend: Backend = "local"
+    """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
     max_length: int | None = Field(default=None, gt=0)
     """Most tokens of a solution; steps beyond score null. None: what format and model allow."""
     max_batch_tokens: int | None = Field(default=None, gt=0)
@@ -125,6 +128,7 @@ def score_solutions(
             reference=config.reference,
             make_generator=lambda model, tokenizer: HFGenerator(model, tokenizer),
             run_code=run_code,
+            backend=config.prm_backend,
         )
     resumed = len(rows)
     on_progress(resumed, len(solutions))
@@ -208,4 +212,6 @@ def _scored_by(config: ScoreConfig, spec: PRMFormat, how: Aggregation) -> dict[s
         "is_probability": spec.is_probability,
         "max_length": config.max_length,
         "dtype": config.dtype,
+        # Files from before there was a choice continue: they were scored locally.
+        **({} if config.prm_backend == "local" else {"prm_backend": config.prm_backend}),
     }

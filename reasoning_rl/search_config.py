@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from data.aggregation import Aggregation
 from data.errors import UserError
-from data.settings import Settings
 from reasoning_rl.config import Count, Positive, Whole
+from reasoning_rl.rollout.pool import EngineChoice
 
 SearchMethod = Literal["majority", "best_of_n", "weighted_vote", "beam", "dvts"]
 
 
-class SearchConfig(Settings):
+class SearchConfig(EngineChoice):
     """One search: `stepwell search BENCHMARK --model POLICY --prm PRM --method beam --n 16`."""
 
     model: str
@@ -21,6 +21,8 @@ class SearchConfig(Settings):
     """Folder or hub id of the process reward model; majority vote alone goes without."""
     prm_format: str | None = None
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    prm_backend: Literal["local", "vllm"] = "local"
+    """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
     method: SearchMethod = "best_of_n"
     """majority, best_of_n and weighted_vote choose among n responses; beam and dvts also steer them."""
     n: Count = 16
@@ -60,9 +62,11 @@ class SearchConfig(Settings):
     batch_size: Count = 16
     """Problems searched side by side."""
     max_batch: Count = 64
-    """Sequences decoded together."""
+    """Sequences decoded together (backend hf)."""
     seed: Whole = 0
     """Seeds the sampling, and the arithmetic world's problems."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     output_dir: str = "outputs/search"
     """search.jsonl, settings.json and result.json go to BENCHMARK/METHOD_N in it."""
 

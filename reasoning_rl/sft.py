@@ -93,7 +93,7 @@ def next_token_logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
     """Return float32 logits (N, V) that predict each token under `target_mask`, in row order."""
     mask = None if is_causal(model) else batch["attention_mask"]
     before = batch["target_mask"][:, 1:]  # (B, T-1): position t predicts token t+1
-    if _has_plain_head(model):
+    if has_plain_head(model):
         hidden = model.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False)[
             0
         ]  # (B, T, H)
@@ -104,7 +104,7 @@ def next_token_logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
     return output.logits[before[:, columns]].float()
 
 
-def _has_plain_head(model: PreTrainedModel) -> bool:
+def has_plain_head(model: PreTrainedModel) -> bool:
     """Whether the logits are nothing but lm_head(hidden)."""
     config = model.config.get_text_config()
     special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")
@@ -130,15 +130,10 @@ def encode_pairs(
         raise UserError("the tokenizer has no EOS token, so a response cannot end; set tokenizer.eos_token")
     if not pairs:
         return []
-    prompts = tokenizer([prompt for prompt, _ in pairs], return_special_tokens_mask=True)
+    prompts = prompt_ids(tokenizer, [prompt for prompt, _ in pairs])
     responses = tokenizer([response for _, response in pairs], add_special_tokens=False)["input_ids"]
     encoded = []
-    for index, (prompt, special, response) in enumerate(
-        zip(prompts["input_ids"], prompts["special_tokens_mask"], responses, strict=True)
-    ):
-        # A template that closes the prompt with EOS or SEP would end the text before the response.
-        while len(prompt) > 1 and special[len(prompt) - 1] and prompt[-1] in _closing(tokenizer):
-            prompt = prompt[:-1]
+    for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         name = ids[index] if ids else f"pair {index}"
         encoded.append(EncodedPair([*prompt, *response, tokenizer.eos_token_id], len(prompt), name))
         if len(encoded[-1]) < 2:
@@ -146,6 +141,23 @@ def encode_pairs(
     if max_length is None:
         return encoded
     return drop_overlong(encoded, max_length, overlong)[0]
+
+
+def prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Return the ids of texts that a response follows: with the tokenizer's BOS once (a chat template writes
+    its own), and nothing that closes the text."""
+    if not prompts:
+        return []
+    bos = tokenizer.bos_token
+    own = bool(bos) and all(prompt.startswith(bos) for prompt in prompts)
+    encoded = tokenizer(list(prompts), add_special_tokens=not own, return_special_tokens_mask=True)
+    out = []
+    for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+        # A template that closes the prompt with EOS or SEP would end the text before the response.
+        while len(ids) > 1 and special[len(ids) - 1] and ids[-1] in _closing(tokenizer):
+            ids = ids[:-1]
+        out.append(ids)
+    return out
 
 
 def train_sft(

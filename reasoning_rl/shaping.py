@@ -13,7 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Form = Literal["none", "sum", "clip", "delta", "clip_delta", "min"]
+Form = Literal["none", "sum", "clip", "delta", "clip_delta", "min", "progress"]
+TELESCOPING: frozenset[Form] = frozenset({"delta", "clip_delta", "progress"})
+"""Forms whose rewards are differences: it is their sum from a step on that means something."""
 
 
 def shape_step_rewards(
@@ -23,6 +25,7 @@ def shape_step_rewards(
     form: Form,
     clip_threshold: float = 0.5,
     temperature: float = 0.1,
+    start_scores: Tensor | None = None,
 ) -> Tensor:
     """Return step rewards (B, S), 0 off `step_mask`, from scores p (B, S) in [0, 1]; step k of K, from 0.
 
@@ -35,10 +38,14 @@ def shape_step_rewards(
     clip_delta  clip, then delta: the return from step k < K-1 is its clipped score. (ibid.)
     min         w_k r_k, r = 2p - 1, w = softmax(-r / temperature) over the row's steps: as temperature falls
                 the worst step gets its own r and all others 0. (PURE, arXiv:2504.15275: 0.1)
+    progress    p_k - p_{k-1}, the first against `start_scores` (B,): what a step adds to the chance of
+                success. With p a prover's success rate it is the advantage under the prover, A^mu; the
+                return from step k is p_{K-1} - p_{k-1}, so steps that add nothing earn nothing.
+                (arXiv:2410.08146)
 
-    A row without steps gets nothing. A row of one step gets p, min(p - clip_threshold, 0), 0, 0 and r: the
-    delta forms pay for the steps before the last, and it has none. Steps left out by the mask are skipped:
-    "next" and "last" are meant among those that count.
+    A row without steps gets nothing. A row of one step gets p, min(p - clip_threshold, 0), 0, 0, r and
+    p - start: the delta forms pay for the steps before the last, and it has none. Steps left out by the mask
+    are skipped: "next" and "last" are meant among those that count.
     """
     scores = torch.where(step_mask, step_scores.float(), 0.0)
     if form == "none":
@@ -47,6 +54,9 @@ def shape_step_rewards(
         return scores
     if form == "min":
         return _softmin_rewards(2 * scores - 1, step_mask, temperature)
+    if form == "progress":
+        assert start_scores is not None, "progress is measured from the problem's own score"
+        return _gains(scores, step_mask, start_scores.float())
     if form in ("clip", "clip_delta"):
         scores = torch.where(step_mask, (scores - clip_threshold).clamp(max=0.0), 0.0)
     if form == "clip":
@@ -68,7 +78,8 @@ def drop_positive(step_rewards: Tensor, complete: Tensor) -> Tensor:
 def cap_returns(step_rewards: Tensor, complete: Tensor) -> Tensor:
     """Return rewards (B, S) whose sum from any step on is at most 0 in the rows that are not `complete`.
 
-    `drop_positive` for rewards that telescope: delta gives 0 everywhere, clip_delta stays as it is.
+    `drop_positive` for rewards that telescope: delta gives 0 everywhere, clip_delta stays as it is. For
+    rewards on tokens (B, T) as well.
     """
     returns = step_rewards.flip(1).cumsum(1).flip(1).clamp(max=0.0)
     following = torch.cat([returns[:, 1:], torch.zeros_like(returns[:, :1])], dim=1)
@@ -96,6 +107,15 @@ def place_on_last_action(values: Tensor, action_mask: Tensor) -> Tensor:
 def _softmin_rewards(rewards: Tensor, step_mask: Tensor, temperature: float) -> Tensor:
     logits = torch.where(step_mask, -rewards / temperature, torch.finfo(rewards.dtype).min)
     return torch.where(step_mask, torch.softmax(logits, dim=1) * rewards, 0.0)
+
+
+def _gains(scores: Tensor, step_mask: Tensor, start: Tensor) -> Tensor:
+    """score - the counted score before it; the first counted step's is `start` (B,)."""
+    with_start = torch.cat([start[:, None], scores], dim=1)  # (B, 1 + S)
+    columns = torch.arange(1, with_start.shape[1], device=scores.device)
+    latest = torch.where(step_mask, columns, 0).cummax(1).values  # last counted column up to k, 0 = start
+    before = torch.cat([torch.zeros_like(latest[:, :1]), latest[:, :-1]], dim=1)
+    return torch.where(step_mask, scores - with_start.gather(1, before), 0.0)
 
 
 def _differences(scores: Tensor, step_mask: Tensor) -> Tensor:

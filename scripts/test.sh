@@ -9,5 +9,6 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/setup.sh"
 set_up test
 
 cd "$root"
-export OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
+# One thread: the models are tiny, and numbers do not depend on the cores of the machine.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 exec "$python" -m pytest "$@"

@@ -36,9 +36,9 @@ def tiny_policy(tokenizer: Any, seed: int = 0, hidden: int = 32) -> Qwen2ForCaus
 
 
 @cache
-def _taught() -> tuple[Any, dict[str, torch.Tensor]]:
+def _taught(hidden: int) -> tuple[Any, dict[str, torch.Tensor]]:
     tokenizer, problems = world(1600, seed=11)
-    model = tiny_policy(tokenizer, hidden=48)
+    model = tiny_policy(tokenizer, hidden=hidden)
     pairs = encode_pairs(tokenizer, [(f"{p.text}\n", p.solution) for p in problems])
     with TemporaryDirectory() as folder:
         config = FitConfig(learning_rate=1e-2, batch_size=16)
@@ -47,10 +47,10 @@ def _taught() -> tuple[Any, dict[str, torch.Tensor]]:
     return tokenizer, model.state_dict()
 
 
-def taught_policy() -> tuple[Any, Qwen2ForCausalLM]:
+def taught_policy(hidden: int = 48) -> tuple[Any, Qwen2ForCausalLM]:
     """A policy that knows the form of a solution, ends it, and mostly computes it wrong."""
-    tokenizer, state = _taught()
-    model = tiny_policy(tokenizer, hidden=48)
+    tokenizer, state = _taught(hidden)
+    model = tiny_policy(tokenizer, hidden=hidden)
     model.load_state_dict(state)
     return tokenizer, model.eval()
 

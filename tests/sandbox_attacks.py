@@ -141,6 +141,31 @@ _FORGERIES = {
     "crash": "import ctypes\nctypes.string_at(0)\ndef add(a, b):\n    return a + b",
 }
 
+CALLS = """
+import ctypes, platform, struct
+libc = ctypes.CDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+RESULTS = {}
+def call(name, numbers, *arguments):
+    number = numbers[platform.machine() == "aarch64"]
+    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in (number, *arguments)]
+    result = libc.syscall(*words)
+    RESULTS[name] = result, ctypes.get_errno() if result < 0 else 0
+array = ctypes.create_string_buffer(struct.pack("5I", 2, 4, 4, 1, 0) + bytes(100))  # type, key, value, entries
+clock = ctypes.create_string_buffer(struct.pack("2I3QQ", 1, 112, 0, 0, 0, 0) + bytes(8) + bytes(64))
+struct.pack_into("Q", clock, 40, 0x60)  # without kernel and hypervisor: what an ordinary user may count
+call("bpf", (321, 280), 0, array, 120)  # BPF_MAP_CREATE
+call("keyctl", (250, 219), 0, -2, 1)  # KEYCTL_GET_KEYRING_ID of the process, created
+call("add_key", (248, 217), b"user", b"stepwell", b"x", 1, -2)
+call("perf_event_open", (298, 241), clock, 0, -1, -1, 0)
+call("userfaultfd", (323, 282), 1)  # UFFD_USER_MODE_ONLY
+call("io_uring_setup", (425, 425), 1, ctypes.create_string_buffer(120))
+"""
+"""System calls that work outside: a test shows that. BPF is refused to ordinary users by most kernels, so inside
+only the missing capability can be seen to stop it; that the filter names it too is seen in its table alone."""
+
+# After each of these an honest program must pass, which for "kill everything" and "stop the parent" is all that can
+# be learnt: no program could tell that they worked. Those that define add themselves show that the judge bears it.
 _BREACHES = {
     "read the user's files": """
         import os
@@ -229,12 +254,7 @@ _BREACHES = {
             os.mkdir("x"); os.chroot("x"); BROKEN = True
         except OSError: pass
     """,
-    "load BPF, io_uring, keys": """
-        import ctypes
-        libc = ctypes.CDLL(None)
-        BROKEN = any(libc.syscall(n, 0, 0, 0, 0, 0) >= 0 for n in (321, 250, 298, 323)) or (
-            libc.syscall(425, 1, ctypes.create_string_buffer(120)) >= 0)
-    """,
+    "load BPF, io_uring, keys": CALLS + "BROKEN = any(result >= 0 for result, _ in RESULTS.values())",
     "leave shared memory behind": """
         import ctypes
         BROKEN = ctypes.CDLL(None).shmget(4711, 4096, 0o1666) >= 0

@@ -28,6 +28,7 @@ def test_help_lists_every_option_of_a_command_and_an_example_that_parses(name, c
     main([name, "--config", "absent.yaml", "--help"])  # help wins over everything else
     text = capsys.readouterr().out
     assert text == verb_help(name)
+    assert callable(load(VERBS[name].run))
     for field in field_names(load(VERBS[name].settings)):
         assert f"  --{field.replace('_', '-')} (" in text
     assert ("--resume" in text) == ("resume" in VERBS[name].flags)
@@ -78,7 +79,7 @@ def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch) -> None
 
 def test_the_installed_command_exits_with_2_and_prints_to_stderr_only() -> None:
     child = subprocess.run(
-        [sys.executable, "-m", "reasoning_rl.cli", "evl"], env=ENVIRONMENT, capture_output=True, text=True
+        [sys.executable, "-m", "reasoning_rl.cli", "evall"], env=ENVIRONMENT, capture_output=True, text=True
     )
     assert child.returncode == 2 and child.stdout == ""
-    assert child.stderr == "stepwell: unknown command 'evl'; did you mean 'eval'? (see stepwell --help)\n"
+    assert child.stderr == "stepwell: unknown command 'evall'; did you mean 'eval'? (see stepwell --help)\n"

@@ -63,3 +63,25 @@ def test_scores_need_a_model_and_votes_do_not(models, tmp_path, capsys) -> None:
     main([str(w) for w in [*plain, "--method", "majority", "--n", 2, "--output-dir", tmp_path]])
     rows = [json.loads(r) for r in (tmp_path / "arithmetic" / "majority_2" / "search.jsonl").open()]
     assert all(row["num_scored"] == 0 and row["score"] is None for row in rows)
+
+
+def test_programs_are_not_run_without_isolation_unless_asked_for(models, tmp_path, capsys, monkeypatch):
+    # A real sandbox of the weakest level stands in for a machine that offers nothing.
+    import eval.sandbox
+
+    rows = {"task_id": "HumanEval/7", "prompt": "def add(a, b):\n", "entry_point": "add"}
+    rows |= {"canonical_solution": "    return a + b\n", "test": "def check(f):\n    assert f(1, 2) == 3\n"}
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json.dumps(rows) + "\n")
+    policy, out = str(models / "policy"), str(tmp_path / "out")
+    search = ["search", "humaneval", "--model", policy, "--source", str(source), "--method", "majority"]
+    search += ["--n", "2", "--max-new-tokens", "4", "--output-dir", out]
+    duel = ["duel", policy, policy, "--problems", str(source), "--problems-format", "humaneval"]
+    with eval.sandbox.Sandbox("unsandboxed") as weakest:
+        monkeypatch.setattr(eval.sandbox, "isolation", weakest.isolation)
+        for command in (search, [*duel, "--output-dir", out]):
+            assert "--allow-unsandboxed" in failure(capsys, *command)
+        main([*search, "--allow-unsandboxed"])
+    result = json.loads((tmp_path / "out" / "humaneval" / "majority_2" / "result.json").read_text())
+    assert result["settings"]["isolation"] == "unsandboxed"
+    assert "allow_unsandboxed" not in result["settings"]

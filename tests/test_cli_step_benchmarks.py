@@ -12,7 +12,7 @@ from eval.prm_benchmarks import PRM_BENCHMARKS as REGISTRY
 from prm.scorer import LocalScorer
 from reasoning_rl import score_file
 from reasoning_rl.cli import main
-from reasoning_rl.config import PRM_BENCHMARKS
+from reasoning_rl.eval_config import PRM_BENCHMARKS
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def test_changed_tests_give_another_digest(tmp_path):
 def test_humaneval_plus_compares_with_its_reference(tmp_path):
     (problem,) = read(tmp_path, "humaneval_plus", PLUS)
     meta = problem.meta
-    assert meta["form"] == "differs" and meta["compare"] == "value"
+    assert meta["form"] == "differs" and meta["compare"] == "reference"
     assert meta["calls"] == [[1, 2], [3, 4], [5, 6]] and meta["reference"] == problem.solution
     (root,) = read(tmp_path, "humaneval_plus", PLUS | {"entry_point": "find_zero"})
     assert root.meta["compare"] == "root"
@@ -84,6 +84,79 @@ def test_mbpp_plus_arguments_get_their_types_back(tmp_path):
         tmp_path, "mbpp_plus", row | {"task_id": "Mbpp/2", "base_input": [[[1], [2]]]} | {"plus_input": {}}
     )
     assert problem.meta["calls"] == [[(1,), (2,)]]
+
+
+def test_evalplus_in_the_hub_editions(tmp_path):
+    # evalplus/humanevalplus and evalplus/mbppplus hold all inputs in the field test.
+    (problem,) = read(tmp_path, "humaneval_plus", HUMANEVAL)
+    assert problem.meta["form"] == "check" and problem.meta["test"] == HUMANEVAL["test"]
+    row = {key: MBPP[key] for key in ("task_id", "code", "test_list")} | {"prompt": MBPP["text"]}
+    row |= {"test_imports": ["import math"], "test": "for x in (1, 2):\n    assert add(x, 1) == x + 1\n"}
+    (problem,) = read(tmp_path, "mbpp_plus", row)
+    assert problem.meta["form"] == "asserts" and problem.meta["entry_point"] == "add"
+    assert problem.meta["test"].startswith("import math\nfor x in (1, 2):")
+    assert problem.meta["public"]["test"].endswith("assert add(1, 2) == 3")
+
+
+def test_values_too_long_to_hand_over_are_left_out(tmp_path):
+    row = {key: PLUS[key] for key in ("prompt", "canonical_solution")} | {"task_id": "Mbpp/255"}
+    row |= {"entry_point": "combinations_colors", "plus_input": [[["a"] * 5, 77], [["a", "b"], 3]]}
+    (problem,) = read(tmp_path, "mbpp_plus", row | {"base_input": [[["a"], 1]]})
+    assert [call[1] for call in problem.meta["calls"]] == [1, 3]
+
+
+STATEMENT = """Double the number.
+
+-----Input-----
+One number, 1 to 9.
+
+-----Sample Input 1-----
+1
+
+-----Sample Output 1-----
+2
+
+Example
+
+Input
+
+4
+4
+
+Output
+
+8
+8
+
+Input
+5
+Output
+11
+"""
+
+
+def test_tests_shown_in_the_statement_are_public(tmp_path):
+    cases = [("1\n", "2\n"), ("4\n4\n", "8\n8"), ("5\n", "10\n"), ("9\n", "18\n"), ("", "")]
+    tests = {"inputs": [given for given, _ in cases], "outputs": [wanted for _, wanted in cases]}
+    (problem,) = read(tmp_path, "codecontests", {"name": "a", "description": STATEMENT, "tests": tests})
+    assert problem.meta["public"] == {"cases": cases[:2]}  # of 5 the statement says something else
+    hub = {"name": "a", "description": STATEMENT}
+    hub |= {
+        "public_tests": {"input": ["1"], "output": ["2"]},
+        "private_tests": {"input": ["3"], "output": ["6"]},
+    }
+    (problem,) = read(tmp_path, "codecontests", hub)
+    assert problem.meta["cases"] == [("1", "2"), ("3", "6")]
+    assert problem.meta["public"] == {"cases": [("1", "2")]}
+
+
+def test_public_tests_change_no_digest(tmp_path):
+    cases = {"inputs": ["1"], "outputs": ["2"]}
+    shown, hidden = (
+        read(tmp_path, "codecontests", {"name": "a", "description": text, "tests": cases})[0]
+        for text in (STATEMENT, "Double it.")
+    )
+    assert "public" in shown.meta and "public" not in hidden.meta and shown.answer == hidden.answer
 
 
 @pytest.mark.parametrize(

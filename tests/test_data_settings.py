@@ -8,7 +8,14 @@ import pytest
 from pydantic import Field, ValidationError
 
 from data.errors import UserError, did_you_mean
-from data.files import read_jsonl, write_atomically
+from data.files import (
+    append_jsonl,
+    check_folder,
+    cut_torn_line,
+    read_jsonl,
+    read_settings,
+    write_atomically,
+)
 from data.settings import Settings, read_yaml
 
 
@@ -76,7 +83,7 @@ def test_a_wrong_setting_is_named_by_its_dotted_path_with_the_remedy(values, tex
 def test_a_missing_setting_is_named_and_two_faults_take_a_line_each():
     text = message(Outer.from_dict, {"inner": {"kind": 1}}, where="c.yaml")
     first, second = text.splitlines()
-    assert first.startswith("c.yaml: name: Field required")
+    assert first == "c.yaml: name: Field required; set it in the config file or as --name"
     assert second.startswith("inner.kind: Input should be 'adam' or 'sgd', got 1")
 
 
@@ -127,7 +134,7 @@ def test_lines_count_from_one_and_blank_lines_keep_their_number(tmp_path):
         (b'{"a": 1}\n{"a": }\n', ":2: broken JSON (Expecting value at column 7)"),
         (b'{"a": 1}\n\n[1]\n', ":3: expected a JSON object, got list"),
         (b"null\n", ":1: expected a JSON object, got NoneType"),
-        (b'{"a": 1}\n{"a": "\xe9"}\n', ": unreadable after line "),
+        (b'{"a": 1}\n{"a": "\xe9"}\n', ": unreadable ('utf-8' codec can't decode byte 0xe9"),
     ],
 )
 def test_a_broken_line_is_named_by_file_and_line(tmp_path, content, text):
@@ -145,9 +152,28 @@ def test_missing_and_cut_off_files_are_named(tmp_path):
     cut.write_bytes(gzip.compress(b'{"a": 1}\n' * 5000)[:-20])
     assert message(lambda: list(read_jsonl(cut))).startswith(f"{cut}: unreadable after line ")
     cut.write_bytes(b'{"a": 1}\n')
-    assert message(lambda: list(read_jsonl(cut))).startswith(
-        f"{cut}: unreadable after line 0 (Not a gzipped file"
-    )
+    assert message(lambda: list(read_jsonl(cut))).startswith(f"{cut}: unreadable (Not a gzipped file (b'{{\"")
+    assert message(lambda: list(read_jsonl(cut))).endswith("; give a whole, readable file")
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [("[" * 100_000, "brackets nested too deep"), ("9" * 5000, "a number of thousands of digits")],
+)
+def test_json_that_python_refuses_is_named_like_any_other_broken_line(tmp_path, value, fault):
+    path = tmp_path / "r.jsonl"
+    path.write_text(f'{{"a": 1}}\n{{"a": {value}\n')
+    said = f"{path}:2: broken JSON ({fault}); mend it or remove it"
+    assert message(lambda: list(read_jsonl(path))) == said
+    path.write_text(value)
+    with pytest.raises(UserError, match=r"r\.jsonl: .*; evaluate again"):
+        read_settings(path, "evaluate again")
+
+
+def test_where_no_folder_can_be_is_said_before_anything_is_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    said = message(lambda: check_folder(tmp_path / "file"))
+    assert said == f"{tmp_path / 'file'}: is no folder to write to (File exists); give another one"
 
 
 def test_files_are_written_whole_with_their_folders_and_no_leftover(tmp_path):
@@ -165,3 +191,23 @@ def test_a_file_that_cannot_be_written_is_named_and_the_old_one_kept(tmp_path):
         f"{path}: cannot write (Is a directory); the old file is kept"
     )
     assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_rows_are_appended_and_a_torn_last_line_is_cut_off(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    append_jsonl(path, [{"id": 1}])
+    append_jsonl(path, [{"id": 2}, {"id": 3}])
+    whole = path.read_bytes()
+    cut_torn_line(path)
+    assert path.read_bytes() == whole and [row["id"] for _, row in read_jsonl(path)] == [1, 2, 3]
+    path.write_bytes(whole + b'{"id": 4')
+    cut_torn_line(path)
+    assert path.read_bytes() == whole
+    path.write_bytes(b'{"id"')
+    cut_torn_line(path)
+    assert path.read_bytes() == b""
+
+
+def test_rows_that_do_not_fit_are_an_error_and_what_stood_there_stays():
+    with pytest.raises(UserError, match="/dev/full: cannot write .*what is recorded is kept"):
+        append_jsonl("/dev/full", [{"id": 1}])

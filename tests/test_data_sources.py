@@ -11,6 +11,7 @@ import pytest
 
 from data.errors import UserError
 from data.sources import Row, field, read_rows
+from eval.benchmarks import read_benchmark
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -105,6 +106,25 @@ def test_a_hub_dataset_is_read_by_id_split_and_configuration(monkeypatch):
     assert asked == [("owner/some-set", "main", "test")]
 
 
+def test_without_a_network_the_hub_is_not_asked_again_and_again(monkeypatch):
+    import datasets
+    import huggingface_hub.constants as hub
+
+    modes = []
+
+    def load_dataset(*names, split):
+        modes.append((datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE))
+        raise ConnectionError("no such host")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    monkeypatch.setattr("data.sources.getproxies", dict)
+    before = datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE
+    with pytest.raises(UserError, match=r"gsm8k: openai/gsm8k\[test\].*no such host.*--source"):
+        read_benchmark("gsm8k")
+    assert modes == [(True, True)] and before == (datasets.config.HF_HUB_OFFLINE, hub.HF_HUB_OFFLINE)
+
+
 def test_a_hub_dataset_that_cannot_be_had_offline_names_the_ways_out():
     code = "from data.sources import read_rows; list(read_rows('owner/no-such-set', split='test'))"
     run = subprocess.run(
@@ -115,7 +135,7 @@ def test_a_hub_dataset_that_cannot_be_had_offline_names_the_ways_out():
         text=True,
         check=False,
     )
-    message = run.stderr.partition("data.errors.UserError: ")[2]
+    message = run.stderr.partition("data.sources.HubError: ")[2]
     assert message.startswith("owner/no-such-set[test]: no such local file, and not loadable from the hub")
     assert "give a local file or folder" in message
 

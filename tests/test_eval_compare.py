@@ -11,14 +11,13 @@ from data.schema import Problem, Verdict
 from eval.compare import compare_runs
 from eval.metrics import (
     best_of_n,
-    n_at_k,
     paired_interval,
     sign_test,
     weighted_vote,
     weighted_vote_index,
 )
-from eval.run import evaluate, read_samples
-from eval.sample_files import read_sample_scores
+from eval.run import evaluate
+from eval.sample_files import read_sample_scores, read_samples
 
 
 def test_best_of_n_takes_the_highest_score_of_the_first_k():
@@ -45,17 +44,6 @@ def test_weighted_vote_of_equal_scores_is_the_majority_vote():
     for _ in range(200):
         answers = [rng.choice(["a", "b", "c", None]) for _ in range(7)]
         assert weighted_vote_index(answers, [0.5] * 7) == majority_index(answers)
-
-
-def test_n_at_k_submits_what_passes_the_public_tests():
-    public = [False, True, True, True, True]
-    correct = [True, False, False, True, False]
-    assert n_at_k(public, correct, 2, 5) == 0.0  # submits 1 and 2
-    assert n_at_k(public, correct, 3, 5) == 1.0  # and 3
-    assert n_at_k(public, correct, 3, 3) == 0.0
-    # Clusters u = {1, 2, 4} and v = {3}: one of each in turn.
-    assert n_at_k(public, correct, 2, 5, behaviours=["x", "u", "u", "v", "u"]) == 1.0
-    assert n_at_k([False] * 5, correct, 2, 5) == 0.0
 
 
 def test_paired_interval_is_narrow_where_the_runs_agree():
@@ -111,9 +99,14 @@ def test_a_run_against_itself_differs_in_nothing(tmp_path):
     assert found.difference == 0 and found.interval == (0, 0) and not found.flipped and found.p_value == 1
 
 
+def test_of_one_problem_there_is_no_interval(tmp_path):
+    found = compare_runs(run(tmp_path, "a", ["1"]), run(tmp_path, "b", ["0"]))
+    assert dict(found.rows())["difference"].endswith("points  (no interval of one problem)")
+
+
 def test_mistaken_folders_are_named(tmp_path):
     folder = run(tmp_path, "a", ["1"])
-    with pytest.raises(UserError, match="none: no evaluation there"):
+    with pytest.raises(UserError, match=r"settings.json: unreadable .*give the output folder of"):
         compare_runs(folder, tmp_path / "none")
     with pytest.raises(UserError, match="compare runs of one benchmark"):
         compare_runs(folder, run(tmp_path, "b", ["1"], benchmark="math"))
@@ -155,6 +148,26 @@ def test_scores_choose_among_samples(tmp_path):
     assert result.weighted_at[3].value == 0.5 and result.best_at[1].value == 0.5
     assert json.loads((out / "result.json").read_text())["best_at"]["3"]["value"] == 0.5
     assert "best-of-3 by score" in dict(result.rows())
+
+
+def test_a_hundred_problems_in_qwens_form_give_90_94_96(tmp_path):
+    # The shape of Qwen2.5-Math's example: 8 samples a problem, scores in lists of one. 90 problems have all 8
+    # right; of the other 10 the first sample is wrong, 6 have a right one, and the score finds 4 of those.
+    problems = [Problem(f"math/{k}", f"{k} ?", str(k)) for k in range(100)]
+    rows = []
+    for k in range(100):
+        right = [1] * 8 if k < 90 else [0, 0, int(k < 96), 0, 0, 0, 0, 0]
+        scores = [0.5] * 8 if k < 90 else [0.4, 0.3, 0.9 if k < 94 else 0.1, *[0.2] * 5]
+        code = [str(k) if ok else "-1" for ok in right]
+        rows.append({"question": f"{k} ?", "code": code, "pred_score": [[score] for score in scores]})
+    path = write(tmp_path / "qwen.jsonl", rows)
+    samples, scores = read_samples(path, problems), read_sample_scores(path, problems)
+    result = evaluate(problems, out_dir=tmp_path / "o", grader=grader, samples=samples, scores=scores)
+    first = {name: group[:1] for name, group in samples.items()}
+    greedy = evaluate(problems, out_dir=tmp_path / "g", grader=grader, samples=first)
+    assert greedy.accuracy.value == pytest.approx(0.90)
+    assert result.best_at[8].value == pytest.approx(0.94)
+    assert result.pass_at[8].value == pytest.approx(0.96)
 
 
 def test_samples_without_scores_have_none(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from eval import sympy_client
 from eval.math_grader import WORKER, grade
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -186,7 +187,7 @@ FOR_SYMPY = ("1", r"\int_0^1 2x dx")
 
 @pytest.fixture(scope="module", autouse=True)
 def warm_worker():
-    grade(*FOR_SYMPY)
+    grade(*FOR_SYMPY, timeout_s=60)
     yield
     WORKER.close()
 
@@ -230,7 +231,7 @@ def test_exact_numbers_need_no_worker() -> None:
 
 
 def test_slow_comparison_is_unjudged_and_the_next_one_is_warm() -> None:
-    grade(*FOR_SYMPY)
+    grade(*FOR_SYMPY, timeout_s=20)
     pid = WORKER.pid
     verdict = grade("5", HOSTILE["huge factorial"], timeout_s=0.5)
     assert verdict.status == "unjudged" and verdict.reason.startswith("no result within"), verdict
@@ -239,8 +240,49 @@ def test_slow_comparison_is_unjudged_and_the_next_one_is_warm() -> None:
     assert WORKER.pid == pid
 
 
+def test_a_late_worker_stays_warm_and_its_late_reply_is_nobody_elses() -> None:
+    """Under load the worker itself may not run for a while: it must not cost the next answer a new start."""
+    grade(*FOR_SYMPY, timeout_s=20)
+    pid = WORKER.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for reason in ("no result within 0.3 s", "the worker is busy"):
+            start = time.monotonic()
+            verdict = grade(*FOR_SYMPY, timeout_s=0.3)
+            assert time.monotonic() - start < 1.5 and verdict.status == "unjudged", verdict
+            assert verdict.reason.startswith(reason)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert grade("3", r"\int_0^2 x dx", timeout_s=20).status == "wrong", "not the late verdict on other texts"
+    assert WORKER.pid == pid
+
+
+def test_a_slow_start_is_waited_for_no_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    WORKER.close()
+    slow = ["sh", "-c", 'sleep 1.5; exec "$@"', "sh", *sympy_client.COMMAND]
+    monkeypatch.setattr(sympy_client, "COMMAND", slow)
+    start = time.monotonic()
+    verdict = grade(*FOR_SYMPY, timeout_s=0.3)
+    assert time.monotonic() - start < 1.2, verdict
+    assert (verdict.status, verdict.reason) == ("unjudged", "the worker is starting")
+    pid = WORKER.pid
+    assert grade(*FOR_SYMPY, timeout_s=20).status == "correct"
+    assert WORKER.pid == pid, "it went on starting behind"
+
+
+def test_a_worker_that_never_answers_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    WORKER.close()
+    command = sympy_client.COMMAND
+    monkeypatch.setattr(sympy_client, "COMMAND", ["sleep", "60"])
+    monkeypatch.setattr(sympy_client, "START_SECONDS", 0.2)
+    assert grade(*FOR_SYMPY, timeout_s=0.3).reason == "the worker is starting"
+    monkeypatch.setattr(sympy_client, "COMMAND", command)
+    assert grade(*FOR_SYMPY, timeout_s=20).status == "correct"
+
+
 def test_killed_worker_is_started_again() -> None:
-    grade(*FOR_SYMPY)
+    grade(*FOR_SYMPY, timeout_s=20)
     assert WORKER.pid is not None
     old = WORKER.pid
     os.kill(old, signal.SIGKILL)
@@ -249,7 +291,7 @@ def test_killed_worker_is_started_again() -> None:
 
 
 def test_worker_killed_in_the_middle_is_asked_again() -> None:
-    grade(*FOR_SYMPY)
+    grade(*FOR_SYMPY, timeout_s=20)
     pid = WORKER.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)  # so that the request below is certainly in flight
@@ -283,7 +325,7 @@ def test_threads_get_their_own_verdicts() -> None:
 
 
 def test_forked_process_starts_a_worker_of_its_own() -> None:
-    grade(*FOR_SYMPY)
+    grade(*FOR_SYMPY, timeout_s=20)
     pid = os.fork()
     if pid == 0:
         same = grade(*FOR_SYMPY, timeout_s=20).status == "correct"
@@ -299,7 +341,7 @@ def test_process_ends_and_leaves_no_worker(tmp_path: Path) -> None:
     (tmp_path / "eval" / "__init__.py").write_text("raise RuntimeError")
     code = (
         "from eval.math_grader import WORKER, grade; "
-        "print(grade(r'\\int_0^1 2x dx', '1').status, WORKER.pid); "
+        "print(grade(r'\\int_0^1 2x dx', '1', timeout_s=60).status, WORKER.pid); "
         "import sys; assert 'torch' not in sys.modules"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}

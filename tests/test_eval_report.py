@@ -34,7 +34,7 @@ def write_evaluation(folder, right, settings=None, problems=PROBLEMS):
             {
                 "id": p.id,
                 "sample": 0,
-                "response": p.solution if ok else "Ann has 1 <b>\n#### 0",
+                "response": p.solution if ok else "Ann has 1 <b>\n<script>alert(1)</script>\n#### 0",
                 "verdict": "correct" if ok else "wrong",
                 "reason": "",
                 "num_tokens": 7,
@@ -230,6 +230,7 @@ def test_the_command_writes_one_page_that_needs_nothing_else(tmp_path, capsys) -
     assert page.count("data:image/png;base64,") == len(names)
     assert not re.search(r"https?:|<script|<link|src=\"(?!data:)", page)
     assert "Ann has 1 &lt;b&gt;" in page and "Ann has 1 <b>" not in page
+    assert "&lt;script&gt;alert(1)" in page  # a model's markup is shown, not run
     checker = Checker()
     checker.feed(page)
     assert len(set(checker.ids)) == len(checker.ids) > 8
@@ -247,5 +248,54 @@ def test_a_page_survives_text_that_no_file_can_hold(tmp_path) -> None:
     assert "?" in shown.read_text(encoding="utf-8")
 
 
+def test_the_page_says_what_kept_programs_in(tmp_path) -> None:
+    write_evaluation(tmp_path / "a" / "humaneval", [True] * 12, {"isolation": "landlock"})
+    page = write_report(tmp_path / "out", read_runs([tmp_path / "a"]), show=lambda samples: "")
+    assert "Programs of humaneval ran at isolation level landlock" in page.read_text()
+
+
 def test_cells_are_escaped() -> None:
     assert "<td>&lt;i&gt;</td>" in table("t", [["a"], ["<i>"]])
+
+
+@pytest.mark.parametrize(
+    "settings", ["[]", '{"run": [1]}', "[" * 100_000, "{", '{"seed": ' + "9" * 5000 + "}", None]
+)
+def test_settings_that_are_no_settings_are_named_with_the_remedy(tmp_path, settings):
+    write_evaluation(tmp_path / "eval", [True] * 12)
+    path = tmp_path / "eval" / "settings.json"
+    path.unlink() if settings is None else path.write_text(settings)
+    with pytest.raises(UserError) as error:
+        read_runs([tmp_path])
+    assert f"{path}: " in str(error.value) and "or evaluate again" in str(error.value)
+
+
+def test_settings_of_other_benchmarks_only_hide_the_problems(tmp_path):
+    write_evaluation(tmp_path / "eval", [True] * 12, {"benchmark": ["arithmetic"], "source": 5})
+    assert read_runs([tmp_path])[0].evaluations["eval"].problems is None
+
+
+def test_a_row_without_texts_is_named(tmp_path):
+    write_evaluation(tmp_path / "eval", [True] * 12)
+    path = tmp_path / "eval" / "samples.jsonl"
+    path.write_text('{"id": "a", "response": "b", "verdict": ["x"]}\n')
+    with pytest.raises(UserError, match=r"samples\.jsonl:1: needs id, response and verdict as texts"):
+        read_runs([tmp_path])
+
+
+def test_a_report_into_a_file_is_refused(tmp_path, capsys):
+    folder = write_run(tmp_path / "run", [True] * 12)
+    (tmp_path / "file").write_text("kept")
+    said = failure(capsys, "report", folder, "--output-dir", tmp_path / "file")
+    assert f"{tmp_path / 'file'}: is no folder to write to (File exists); give another one" in said
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_one_problem_partly_right_is_drawn_without_an_interval(tmp_path):
+    for name, rights in (("a", [True, False]), ("b", [True, True])):
+        write_evaluation(tmp_path / name / "eval", rights, problems=[PROBLEMS[0]] * 2)
+    runs = read_runs([tmp_path / "a", tmp_path / "b"])
+    bar = accuracy("all", runs[0].evaluations["eval"].rows)
+    assert bar is not None and bar.shown == "50.0"
+    assert comparisons(runs)[1][4] == "+50.0"
+    assert write_report(tmp_path / "report", runs, show=lambda samples: "").exists()

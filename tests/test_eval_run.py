@@ -1,18 +1,21 @@
 """Evaluation runs: numbers by hand, resuming, and what is said about bad input."""
 
 import json
+import math
+import os
 import random
 from dataclasses import replace
 
 import pytest
 
 from data.errors import UserError
+from data.files import append_jsonl
 from data.schema import Problem, Sample, Verdict
 from data.schema import Sampling as S
 from eval.answers import extract_answer
 from eval.benchmarks import make_grader
 from eval.metrics import wilson_interval
-from eval.run import evaluate, read_samples
+from eval.run import evaluate
 
 PROBLEMS = [Problem(id=f"p{k}", text=f"{k} + {k}?", answer=str(2 * k)) for k in range(7)]
 
@@ -110,7 +113,22 @@ def test_numbers_by_hand(tmp_path):
     assert [call[:2] for call in seen] == [(6, 9), (9, 9)]
     assert seen[-1][2]["correct"] == pytest.approx(4 / 9)
     assert ("problems without samples (left out)", "4") in result.rows()
-    assert ("maj@3", "66.7%  (95% 20.8% to 93.9%)") in result.rows()
+    assert ("maj@3", "66.7%  (95% 20.8% to 93.9%), over 3 of 7 problems") in result.rows()
+
+
+def test_the_table_says_how_many_of_the_problems_the_accuracy_is_of(tmp_path):
+    rows = dict(run(tmp_path, samples={"p1": ["#### 2"]}).rows())
+    assert rows["pass@1"].startswith("100.0%") and rows["pass@1"].endswith("over 1 of 7 problems")
+    whole = dict(run(tmp_path / "whole", samples={p.id: ["#### 2"] for p in PROBLEMS}).rows())
+    assert "over" not in whole["pass@1"]
+
+
+def test_one_problem_that_is_partly_right_has_no_interval(tmp_path):
+    """The bootstrap over one problem always draws the same: a width of zero would pass for certainty."""
+    result = run(tmp_path, samples={"p1": ["#### 2", "#### 3"]})
+    assert result.accuracy.value == 0.5 and math.isnan(result.accuracy.low)
+    assert dict(result.rows())["pass@1"] == "50.0%  (no interval of one problem), over 1 of 7 problems"
+    assert numbers(tmp_path)["accuracy"] == {"value": 0.5, "low": None, "high": None, "num_problems": 1}
 
 
 def test_one_sample_a_problem_has_wilsons_interval(tmp_path):
@@ -137,6 +155,21 @@ def test_nothing_judged_is_said_and_is_valid_json(tmp_path):
     result = run(tmp_path, lambda p, r: Verdict("unjudged"), samples={"p1": ["x"]})
     assert ("pass@1", "none judged") in result.rows()
     assert numbers(tmp_path)["accuracy"] == {"value": None, "low": None, "high": None, "num_problems": 0}
+
+
+def test_spellings_of_one_answer_vote_together_as_in_a_search(tmp_path):
+    """1,000 and 1000 and $1000 are three votes for one answer, 7 has two."""
+    problem = Problem("p", "q", "1000")
+    answers = ["1,000", "7", "1000", "7", "$1000"]
+    result = run(
+        tmp_path,
+        lambda problem, response: Verdict("wrong" if "7" in response else "correct"),
+        problems=[problem],
+        samples={"p": [f"#### {answer}" for answer in answers]},
+        scores={"p": [0.4, 0.5, 0.4, 0.5, 0.4]},  # 1.2 against 1.0
+    )
+    assert (result.maj_at[5].value, result.weighted_at[5].value) == (1.0, 1.0)
+    assert [row["answer"] for row in untimed(tmp_path)] == answers, "on record as extracted"
 
 
 def test_without_an_extractor_there_is_no_majority(tmp_path):
@@ -191,20 +224,56 @@ def test_a_response_with_a_lone_surrogate_is_recorded(tmp_path):
 
 
 @pytest.mark.parametrize("gradings", [0, 5, 9, 14, 18, 20])
-def test_a_run_killed_while_grading_goes_on_to_the_same_numbers(tmp_path, gradings):
+def test_a_run_interrupted_while_grading_grades_nothing_twice(tmp_path, gradings):
     run(tmp_path / "whole")
     first, second = CountingGrader(limit=gradings), CountingGrader()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", first)
     recorded = len(lines(tmp_path / "cut"))
-    assert recorded == gradings // 9 * 9
+    assert recorded == gradings
     assert not (tmp_path / "cut" / "result.json").exists()
     generator = Guesser()
     run(tmp_path / "cut", second, generator)
     assert len(second.seen) == 21 - recorded
-    assert len(generator.prompts) == 7 - recorded // 3
+    assert len(generator.prompts) == 7 - recorded // 9 * 3, "whole batches are not generated again"
     assert numbers(tmp_path / "cut") == numbers(tmp_path / "whole")
     assert untimed(tmp_path / "cut") == untimed(tmp_path / "whole")
+
+
+def test_a_run_killed_outright_loses_only_the_sample_in_flight(tmp_path, monkeypatch):
+    """The batch holds all 21 samples: what was judged long enough before the kill is on record."""
+    monkeypatch.setattr("eval.run.SECONDS_UNRECORDED", 0.0)
+
+    class Killed(CountingGrader):
+        def __call__(self, problem, response):
+            if len(self.seen) == 10:
+                os._exit(9)  # like SIGKILL: nothing is tidied up
+            return super().__call__(problem, response)
+
+    child = os.fork()
+    if child == 0:
+        run(tmp_path, Killed(), batch_size=7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(lines(tmp_path)) == 10
+    grader = CountingGrader()
+    run(tmp_path, grader, batch_size=7)
+    assert len(grader.seen) == 11
+
+
+def test_a_full_disk_while_grading_leaves_no_sample_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.run.SECONDS_UNRECORDED", 0.0)
+    append, calls = append_jsonl, []
+
+    def full_at_the_third(path, rows):
+        calls.append(len(rows))
+        if len(calls) == 3:
+            raise UserError(f"{path}: cannot write")
+        append(path, rows)
+
+    monkeypatch.setattr("eval.run.append_jsonl", full_at_the_third)
+    with pytest.raises(UserError, match="cannot write"):
+        run(tmp_path)
+    assert len(lines(tmp_path)) == 2 and calls == [1, 1, 1]
 
 
 @pytest.mark.parametrize("cut", range(1, 2400, 149))
@@ -302,63 +371,3 @@ def test_no_problems_and_no_samples_are_errors(tmp_path):
         run(tmp_path, problems=[])
     with pytest.raises(UserError, match="none for any of the problems"):
         run(tmp_path, samples={})
-
-
-# --- sample files ----------------------------------------------------------------------------------------
-
-
-def sample_file(folder, *rows):
-    path = folder / "given.jsonl"
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def test_samples_are_read_in_the_order_of_the_file_or_of_their_index(tmp_path):
-    path = sample_file(
-        tmp_path,
-        {"id": "p1", "response": "a", "sample": 1},
-        {"id": "p2", "response": "x", "extra": 1},
-        {"id": "p1", "response": "b", "sample": 0},
-        {"id": "p2", "response": ""},
-    )
-    assert read_samples(path, PROBLEMS) == {"p1": ["b", "a"], "p2": ["x", ""]}
-
-
-def test_a_samples_row_may_give_the_problems_text_in_place_of_its_id(tmp_path):
-    path = sample_file(tmp_path, {"problem": "1  +\n1?", "response": "2"}, {"id": "p1", "response": "3"})
-    assert read_samples(path, PROBLEMS) == {"p1": ["2", "3"]}
-    path = sample_file(tmp_path, {"problem": "1 + 2?", "response": "3"})
-    with pytest.raises(UserError, match=r"given\.jsonl:1: problem '1 \+ 2\?' is none of the 7 problems"):
-        read_samples(path, PROBLEMS)
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("{", "given.jsonl:2: broken JSON"),
-        ("[]", "given.jsonl:2: expected a JSON object"),
-        ({"response": "x"}, "given.jsonl:2: no field 'id' (has: response)"),
-        ({"id": "p1", "text": "x"}, "given.jsonl:2: no field 'response' (has: id, text)"),
-        ({"id": 1, "response": "x"}, "given.jsonl:2: field 'id' must be a string, got 1"),
-        ({"id": "p1", "response": None}, "given.jsonl:2: field 'response' must be a string, got null"),
-        ({"id": "p1", "response": ["x"]}, "given.jsonl:2: field 'response' must be a string"),
-        ({"id": "p9", "response": "x"}, "given.jsonl:2: id 'p9' is none of the 7 problems (such as 'p0')"),
-        ({"id": "p1", "response": "x", "sample": "0"}, "field 'sample' must be an index from 0, got \"0\""),
-        ({"id": "p1", "response": "x", "sample": -1}, "field 'sample' must be an index from 0, got -1"),
-        ({"id": "p1", "response": "x", "sample": True}, "field 'sample' must be an index from 0, got true"),
-        ({"id": "p0", "response": "x", "sample": 0}, "given.jsonl:2: sample 0 of id 'p0' stands in line 1"),
-        ({"id": "p0", "response": "x"}, "given.jsonl:2: id 'p0' has rows with and without 'sample'"),
-    ],
-)
-def test_bad_rows_are_named_by_file_and_line(tmp_path, row, message):
-    path = sample_file(tmp_path, {"id": "p0", "response": "x", "sample": 0}, row)
-    with pytest.raises(UserError) as error:
-        read_samples(path, PROBLEMS)
-    assert message in str(error.value)
-
-
-def test_an_empty_or_absent_sample_file_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="no samples"):
-        read_samples(sample_file(tmp_path), PROBLEMS)
-    with pytest.raises(UserError, match="no such file"):
-        read_samples(tmp_path / "absent.jsonl", PROBLEMS)

@@ -1,15 +1,21 @@
 """The sandbox from outside: what must not pass, what must, and that nothing is left afterwards."""
 
+import errno
+import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from sandbox_attacks import BREACHES, FORGERIES, HONEST, SLOW, TEST
+from sandbox_attacks import BREACHES, CALLS, FORGERIES, HONEST, SLOW, TEST
 
 from data.errors import UserError
-from eval.sandbox import Sandbox, client
+from data.schema import Problem
+from eval.code_grader import make_code_grader
+from eval.code_pool import CodePool
+from eval.sandbox import Sandbox, client, isolation
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,6 +56,15 @@ def test_no_breach_works(sandbox, name):
     assert verdict.status in ("failed", "error"), verdict
     assert not verdict.is_fault, verdict
     assert judge(sandbox, HONEST["plain"]).status == "passed"
+
+
+def test_the_calls_that_are_refused_inside_work_outside():
+    program = f"{CALLS}\nimport json\nprint(json.dumps(RESULTS))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    results = json.loads(done.stdout)
+    # Elsewhere an administrator, or a container, may forbid them; no argument of ours is the reason.
+    assert all(code in (0, errno.EPERM, errno.EACCES, errno.ENOSYS) for _, code in results.values()), results
+    assert len(results) == 6
 
 
 NOT_DEFENDED_BY_LANDLOCK = ("see the checkout", "see other processes", "kill everything", "fill the disk")
@@ -179,6 +194,10 @@ def test_helpers_come_from_before_the_entry_point(namespaces):
     forged = prompt + "    return 0\n\ndef double(x):\n    return 8\n"
     assert namespaces.run_check(right, test, "half").status == "passed"
     assert namespaces.run_check(forged, test, "half").status == "failed"
+    # A whole program of the model's own: only the prompt says which double is meant.
+    first = "def double(x):\n    return 8\n\ndef half(x):\n    return 0\n"
+    assert namespaces.run_check(first, test, "half", prompt=prompt).status == "failed"
+    assert namespaces.run_check(right, test, "half", prompt=prompt).status == "passed"
 
 
 def test_tests_may_use_objects_functions_and_changed_arguments(namespaces):
@@ -230,6 +249,9 @@ def test_scripts_are_judged_by_their_output(namespaces):
     assert status(double, [("4", "8"), ("5", "11")]) == "failed"
     assert status("import sys\nprint(sys.stdin.buffer.read().decode()[::-1])", [("abc", "cba")]) == "passed"
     assert status("import sys\nprint(open(0).read())\nsys.exit()", [("abc", "abc")]) == "passed"
+    for leave in ("exit", "quit"):  # of the module site, which the sandbox does not run
+        assert status(f"print(input())\n{leave}()\nprint(1)", [("abc", "abc")]) == "passed"
+        assert status(f"print(input())\n{leave}(3)", [("abc", "abc")]) == "error"
     assert status("if __name__ == '__main__':\n    print(0.1 + 0.2)", [("", "0.3")]) == "passed"
     assert status("print(1)\nraise SystemExit(3)", [("", "1")]) == "error"
     assert status("print(1)\n1 / 0", [("", "1")]) == "error"
@@ -301,6 +323,16 @@ def test_a_replaced_pair_is_not_weaker(monkeypatch):
         sandbox._pair[0].wait()
         with pytest.raises(UserError, match="only landlock is left"):
             judge(sandbox, HONEST["plain"])
+
+
+def test_workers_are_not_weaker_than_what_was_checked(monkeypatch):
+    if isolation().level != "namespaces":
+        pytest.skip("no namespaces here")
+    problem = Problem("x", "", "", meta={"form": "check", "test": TEST, "entry_point": "add"})
+    sabotage(monkeypatch, "kernel.mount = refuse")
+    pool = CodePool(lambda sandbox: make_code_grader(sandbox=sandbox), num_workers=1)
+    verdict = pool(problem, HONEST["plain"])
+    assert verdict.status == "unjudged" and "only landlock is left" in verdict.reason, verdict
 
 
 def test_a_dead_judge_is_a_fault_and_is_replaced():

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from eval.sandbox import filters, kernel, names, wire
-from eval.sandbox.compare import is_root, same_items, same_output, same_value
+from eval.sandbox.compare import is_root, same_as_reference, same_items, same_output, same_value
 
 # --- wire ------------------------------------------------------------------------------------------------
 
@@ -66,6 +66,9 @@ def test_plain_values_arrive_as_they_left():
         value = random_value(rng)
         assert same_types(wire.loads(wire.dumps(value)), value), value
     assert math.isnan(wire.loads(wire.dumps(float("nan"))))
+    form = [1, 2]
+    wire.decode(form).append(3)
+    assert form == [1, 2]
 
 
 def test_subclasses_arrive_as_their_plain_base():
@@ -211,9 +214,37 @@ def test_outputs(got, expected, same):
     assert same_output(got, expected) is same
 
 
+@pytest.mark.parametrize(
+    ("got", "expected", "atol", "same"),
+    [
+        (1, True, 0, True),  # equal in Python
+        (1.0, 1, 0, True),
+        (1.0 + 9e-7, 1.0, 0, True),
+        (1.0 + 2e-6, 1.0, 0, False),
+        (1e9 + 90, 1e9, 0, True),  # relative 1e-7
+        (1e9 + 110, 1e9, 0, False),
+        (1 + 1e-9, 1, 0, False),  # an expected integer has no tolerance
+        (1 + 1e-9, 1, 1e-4, False),  # nor may the type differ
+        ([0.1 + 0.2], [0.3], 0, True),
+        ((0.1 + 0.2,), [0.3], 0, False),
+        ([0.1 + 0.2, 1], [0.3, 1], 0, False),  # not all floats
+        ([0.1 + 0.2, 1], [0.3, 1], 1e-6, True),
+        ([[0.1 + 0.2]], [[0.3]], 0, False),
+        ([[0.1 + 0.2]], [[0.3]], 1e-6, True),
+        ([0.3], [0.3, 0.3], 0, False),
+        ("0.3", "0.30", 1e-4, False),
+        ({1: 0.1 + 0.2}, {1: 0.3}, 1e-4, False),
+        (complex(1, 1e-5), 1 + 0j, 1e-4, True),
+        (10**400, 1.0, 1e-4, False),
+    ],
+)
+def test_a_reference_is_compared_as_evalplus_does(got, expected, atol, same):
+    assert same_as_reference(got, expected, atol=atol) == same
+
+
 def test_items_and_roots():
     assert same_items((1, 2, 2), [2, 1]) and not same_items([1], [1, 2]) and not same_items("ab", ["a", "b"])
-    assert same_items([[1], [2]], ([2], [1])) and not same_items([[1]], [[2]])
+    assert not same_items([[1]], [[1]])  # EvalPlus makes sets of them, which lists cannot be in
     assert is_root([-6, 11, -6, 1], 2.0, 1e-9)  # (x - 1)(x - 2)(x - 3)
     assert not is_root([-6, 11, -6, 1], 2.5, 1e-9) and not is_root([1, 2], "x", 1e-9)
 

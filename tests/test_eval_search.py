@@ -10,10 +10,11 @@ import pytest
 
 from data.errors import UserError
 from data.schema import Problem, Sample
-from eval.search.choose import choose, vote_key
+from eval.search.choose import choose
 from eval.search.engine import run_plans
 from eval.search.plans import best, distinct
 from eval.search.rules import Candidate, Models, Rules
+from eval.votes import vote_key
 
 EOS = 0
 PROBLEM = Problem(id="p0", text="q", answer="9")

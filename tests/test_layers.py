@@ -26,7 +26,12 @@ COMPOSITION_ROOTS = [
 ]
 """Files (patterns) that put the parts together: they alone may import eval, and print."""
 
-ENGINES = ["reasoning_rl/rollout/vllm_*.py", "prm/vllm_scorer.py", "reasoning_rl/runtime.py"]
+ENGINES = [
+    "reasoning_rl/rollout/vllm_*.py",
+    "prm/vllm_scorer.py",
+    "prm/zero.py",
+    "reasoning_rl/runtime.py",
+]
 """Files (patterns) that may import vllm and deepspeed."""
 
 TORCH_FREE_BUT = {"eval": [], "data": ["data/collate.py"]}

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from data.errors import UserError
 from prm.checkpoint import list_checkpoints, load_latest, save_checkpoint, save_model
+from prm.randomness import process_state
 
 
 def trained(width: int = 8) -> dict:
@@ -34,18 +35,43 @@ def test_a_checkpoint_restores_weights_moments_and_random_states(tmp_path):
     torch.testing.assert_close(torch.rand(3), expected[2], rtol=0, atol=0)
 
 
-def test_each_rank_gets_its_own_random_state(tmp_path):
-    from prm.checkpoint import rng_state
+class Stream:
+    """A part that every process has its own of."""
 
-    torch.manual_seed(1)
-    first = rng_state()
-    torch.manual_seed(2)
-    second = rng_state()
-    save_checkpoint(tmp_path, 1, {}, rng_states=[first, second])
-    load_latest(tmp_path, {}, rank=1)
+    def __init__(self, value: int = 0) -> None:
+        self.value = value
+
+    def state_dict(self) -> dict:
+        return {"value": self.value}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.value = state["value"]
+
+
+def two_processes(tmp_path) -> None:
+    states = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        states.append(process_state({"stream": Stream(seed)}))
+    save_checkpoint(tmp_path, 1, {"shared": Stream(7)}, per_process=states)
+
+
+def test_each_process_gets_its_own_streams(tmp_path):
+    two_processes(tmp_path)
+    shared, own = Stream(), Stream()
+    load_latest(tmp_path, {"shared": shared}, rank=1, world=2, own={"stream": own})
+    assert (shared.value, own.value) == (7, 2)
     drawn = torch.rand(1)
     torch.manual_seed(2)
     torch.testing.assert_close(drawn, torch.rand(1), rtol=0, atol=0)
+
+
+def test_another_number_of_processes_takes_what_is_shared_and_says_so(tmp_path):
+    two_processes(tmp_path)
+    shared, own = Stream(), Stream(5)
+    with pytest.warns(UserWarning, match="saved by 2 processes and continued by 3"):
+        load_latest(tmp_path, {"shared": shared}, rank=2, world=3, own={"stream": own})
+    assert (shared.value, own.value) == (7, 5)
 
 
 def test_only_the_newest_are_kept(tmp_path):

@@ -19,7 +19,9 @@ from reasoning_rl.labelling import label_benchmark
 
 @pytest.mark.parametrize("name", [name for name, b in BENCHMARKS.items() if b.judges == "program"])
 def test_programs_are_not_cut_into_steps(name):
-    with pytest.raises(UserError, match=f"{name}: answers are programs, whose indentation is lost"):
+    with pytest.raises(
+        UserError, match=f"{name}: answers are programs, whose indentation splitter 'newline' loses"
+    ):
         label_benchmark(name, LabelConfig(model="never read", source="never read"))
 
 

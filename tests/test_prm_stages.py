@@ -91,7 +91,7 @@ def test_adapters_train_few_weights_merge_and_resume(tmp_path):
     assert LocalScorer.load(tmp_path / "model").score(["sum 1?"], [["one plus two is three"]])[0][0] > 0.5
     # A checkpoint holds adapters and head alone, and resuming from it ends at the same weights.
     checkpoint = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
-    held = torch.load(checkpoint / "model.pt")
+    held = torch.load(checkpoint / "model.pt", weights_only=True)
     assert held and all(".lora_" in name or name.startswith("score") for name in held)
     again = tiny()
     values = {

@@ -1,10 +1,13 @@
 """The repository as a whole: packaging, what an installed copy guarantees, what tracked files may hold."""
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -131,6 +134,24 @@ def test_files_name_no_machine_and_no_package_index() -> None:
         if pattern.search(line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "scripts"])
+def test_programs_beside_the_packages_import_what_exists(folder: str) -> None:
+    """Many of their imports stand in functions: hours may pass before they run."""
+    absent = []
+    for file in sorted((ROOT / folder).glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+                if "vllm" in node.module:  # an extra's
+                    continue
+                module = import_module(node.module)
+                absent += [
+                    f"{file.name}:{node.lineno}: {node.module} has no {alias.name}"
+                    for alias in node.names
+                    if not hasattr(module, alias.name) and find_spec(f"{node.module}.{alias.name}") is None
+                ]
+    assert absent == []
 
 
 def test_python_files_stay_short() -> None:

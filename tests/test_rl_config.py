@@ -4,8 +4,10 @@ import pytest
 
 from data.errors import UserError
 from prm.train import PRMConfig
-from reasoning_rl.config import PRESETS, EvalConfig, PPOConfig, QuickstartConfig, merge
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.eval_config import EvalConfig, QuickstartConfig
 from reasoning_rl.options import describe
+from reasoning_rl.presets import PRESETS, merge
 from reasoning_rl.sft import SFTConfig
 
 NEEDED = {"policy": "p", "prm": "r"}

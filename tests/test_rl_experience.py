@@ -1,55 +1,23 @@
 """From sampled text to token rewards: where every reward lands, whatever the tokenizers are."""
 
-from collections.abc import Sequence
 from random import Random
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rl_scripted import gather
 from rl_world import OracleScorer, oracle_grader, tiny_policy, world
 
 from data.arithmetic import CORRUPTIONS, corrupt, make_problems
-from data.schema import Problem, Sample, Sampling, Verdict
+from data.schema import Problem, Sampling, Verdict
 from data.steps import decode
 from data.world_tokenizer import byte_bpe_tokenizer, character_tokenizer, word_tokenizer
 from prm.model import new_prm
 from prm.scorer import LocalScorer
 from reasoning_rl.config import RewardConfig
-from reasoning_rl.experience import collect, correlation, score_rollout, task_rewards
+from reasoning_rl.experience import collect, score_rollout, task_rewards
 from reasoning_rl.moments import RunningMoments
 from reasoning_rl.rollout.hf import HFGenerator
-
-
-class Scripted:
-    """A generator that says what it is told to, token by token: lets a test choose every response."""
-
-    def __init__(self, tokenizer, responses: Sequence[str], *, cut: Sequence[int] = ()) -> None:
-        self.tokenizer, self.responses, self.cut = tokenizer, responses, set(cut)
-
-    def generate(self, prompts, sampling) -> list[list[Sample]]:
-        out = []
-        for row, (prompt, response) in enumerate(zip(prompts, self.responses, strict=True)):
-            ids = self.tokenizer(response, add_special_tokens=False)["input_ids"]
-            ended = row not in self.cut
-            ids = [*ids, self.tokenizer.eos_token_id] if ended else ids
-            sample = Sample(
-                prompt_ids=tuple(self.tokenizer(prompt)["input_ids"]),
-                token_ids=tuple(ids),
-                logprobs=tuple(-1.0 - 0.1 * i for i in range(len(ids))),
-                text=response,
-                finish_reason="stop" if ended else "length",
-            )
-            out.append([sample])
-        return out
-
-
-def gather(tokenizer, problems: Sequence[Problem], responses: Sequence[str], cut: Sequence[int] = ()):
-    generator = Scripted(tokenizer, responses, cut=cut)
-    return collect(
-        generator, tokenizer, problems, Sampling(), render=lambda text: f"{text}\n", splitter="newline"
-    )
-
 
 TOKENIZERS = {
     "words": word_tokenizer(),
@@ -194,8 +162,3 @@ def test_policy_and_reward_model_need_not_share_a_tokenizer() -> None:
     for row, expected in enumerate(alone):
         actual = scores.step_scores[row, : len(expected)]
         torch.testing.assert_close(actual, torch.tensor(expected), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize(("x", "y", "expected"), [([1, 2, 3], [2, 4, 6], 1.0), ([1, 1], [0, 1], 0.0)])
-def test_correlation(x, y, expected) -> None:
-    assert correlation(torch.tensor(x).float(), torch.tensor(y).float()) == pytest.approx(expected)

@@ -6,63 +6,25 @@ import math
 
 import pytest
 import torch
-from accelerate import Accelerator
+from rl_runs import experience_of, learner_for, rollout_of, run, settings
 from rl_world import OracleScorer, oracle_grader, taught_policy, tiny_policy, world
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from data.errors import UserError
 from data.schema import Sampling, Verdict
-from reasoning_rl.config import PPOConfig, RewardConfig
-from reasoning_rl.experience import collect, score_rollout, task_rewards
+from reasoning_rl.advantages import make_experience
+from reasoning_rl.config import RewardConfig
+from reasoning_rl.experience import collect
+from reasoning_rl.learner import Learner
 from reasoning_rl.models import Actor, Critic, critic_from_policy
-from reasoning_rl.ppo import Learner, ProblemSampler, make_experience, run_ppo
+from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.sampler import ProblemSampler
 from reasoning_rl.sft import encode_pairs
-from reasoning_rl.telemetry import RunLog, read_metrics
+from reasoning_rl.telemetry import RunLog
 from reasoning_rl.types import micro_batches
 from reasoning_rl.update import ppo_update
-
-
-def settings(tmp_path, **over) -> PPOConfig:
-    base = {
-        "preset": "vanilla",
-        "policy": "in-memory",
-        "prm": "oracle",
-        "output_dir": str(tmp_path),
-        "iterations": 3,
-        "rollout": {"problems_per_iteration": 8, "samples_per_problem": 2, "max_new_tokens": 24},
-        "critic": {"learning_rate": 1e-3},
-        "update": {"minibatch_size": 8, "learning_rate": 1e-3, "micro_batch_tokens": 400},
-        "save_every": 1,
-    }
-    return PPOConfig.from_preset(base | over)
-
-
-def learner_for(config: PPOConfig, tokenizer, seed: int = 0, policy=None) -> Learner:
-    policy = policy or tiny_policy(tokenizer, seed)
-    return Learner(
-        config,
-        Accelerator(cpu=True),
-        policy=policy,
-        reference=copy.deepcopy(policy),
-        critic=critic_from_policy(policy),
-    )
-
-
-def rollout_of(learner: Learner, tokenizer, problems, seed: int = 0):
-    r = learner.config.rollout
-    generator = HFGenerator(learner.policy, tokenizer, seed=seed)
-    sampling = Sampling(max_new_tokens=r.max_new_tokens, temperature=r.temperature, n=r.samples_per_problem)
-    return collect(generator, tokenizer, problems, sampling, render=lambda t: f"{t}\n", splitter=r.splitter)
-
-
-def experience_of(learner: Learner, tokenizer, problems):
-    rollout = rollout_of(learner, tokenizer, problems)
-    scores = score_rollout(OracleScorer(problems), oracle_grader, rollout)
-    rewards, _ = task_rewards(rollout, scores, learner.config.reward, learner.moments)
-    rewards = rewards + 0.1 * torch.randn(rewards.shape, generator=torch.Generator().manual_seed(0))
-    return make_experience(learner, rollout, rewards * rollout.action_mask)
 
 
 def test_logprobs_and_values_are_aligned_with_their_tokens_and_blind_to_padding() -> None:
@@ -103,7 +65,7 @@ def test_the_first_minibatch_has_ratio_one_and_kl_zero(tmp_path) -> None:
     assert stats["policy/approx_kl"] == pytest.approx(0.0, abs=1e-6)
     assert stats["policy/clipfrac"] == 0
     assert metrics["policy/kl_per_response"] == pytest.approx(0.0, abs=1e-5)
-    assert metrics["policy/behaviour_mismatch"] < 1e-4
+    assert metrics["rollout/mismatch_max"] < 1e-4
 
 
 @pytest.mark.parametrize("budget", [100, 700, 100_000])
@@ -182,7 +144,7 @@ def test_rewards_by_hand_kl_penalty_and_bootstrap(tmp_path) -> None:
     tokenizer, problems = world(8)
     config = settings(tmp_path, kl={"coef": 0.3}, update={"minibatch_size": 8, "lam": 1.0, "gamma": 1.0})
     learner = learner_for(config, tokenizer)
-    learner.reference = Actor(tiny_policy(tokenizer, seed=9)).requires_grad_(False)
+    learner.reference.model.load_state_dict(tiny_policy(tokenizer, seed=9).state_dict())
     rollout = rollout_of(learner, tokenizer, problems)
     rewards = torch.zeros(rollout.input_ids.shape)
     torch.nn.init.normal_(learner.critic_model.score.weight)
@@ -214,20 +176,6 @@ def test_critic_pretraining_leaves_the_policy_alone_and_fits_the_returns(tmp_pat
         assert torch.equal(value, before[name]), name
     assert rows[-1]["critic/loss"] < 0.5 * rows[0]["critic/loss"]
     assert "policy/loss" not in rows[-1]
-
-
-def run(config, learner, tokenizer, problems, **options) -> list[dict[str, float]]:
-    run_ppo(
-        config,
-        learner=learner,
-        tokenizer=tokenizer,
-        problems=problems,
-        render=lambda text: f"{text}\n",
-        scorer=OracleScorer(problems),
-        log=RunLog(config.output_dir),
-        **{"grader": oracle_grader, **options},
-    )
-    return read_metrics(config.output_dir)
 
 
 FULL = {

@@ -1,15 +1,17 @@
 """The transformers generator against transformers' own generate and against teacher-forced logprobs."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from rl_world import tiny_policy, world
+from transformers import DynamicCache
 
 from data.errors import UserError
 from data.schema import Sampling
 from data.steps import decode
-from reasoning_rl.rollout.hf import HFGenerator, draw, truncate
+from reasoning_rl.rollout.hf import ROOM, HFGenerator, RoomyLayer, draw, roomy_cache, truncate
 
 
 def prompts_of(problems) -> list[str]:
@@ -121,6 +123,43 @@ def test_sampling_follows_the_distribution() -> None:
     torch.testing.assert_close(logprobs.exp(), expected[token_ids], rtol=1e-4, atol=1e-6)
 
 
+def test_tokens_of_no_mass_are_never_drawn_and_rare_ones_keep_their_share() -> None:
+    logits = torch.full((50_000, 40), float("-inf"))
+    logits[:, 7], logits[:, 21] = math.log(0.999), math.log(0.001)
+    token_ids, logprobs = draw(logits, Sampling(), torch.Generator().manual_seed(1))
+    assert set(token_ids.tolist()) == {7, 21}
+    assert 25 < int((token_ids == 21).sum()) < 80  # 50 expected, deviation 7
+    torch.testing.assert_close(logprobs.exp(), logits[0].exp()[token_ids], rtol=1e-4, atol=0)
+
+
+def test_a_cache_that_grows_in_place_holds_what_transformers_own_holds() -> None:
+    """Through growth beyond its room, repetition and the removal of rows."""
+    torch.manual_seed(0)
+    tokenizer, _ = world(1)
+    config = tiny_policy(tokenizer).config
+    ours, theirs = roomy_cache(config), DynamicCache(config=config)
+    assert {type(layer) for layer in ours.layers} == {RoomyLayer}
+
+    def both(work) -> None:
+        for cache in (ours, theirs):
+            work(cache)
+
+    rows = 2
+    for tokens in (5, 1, 1, ROOM, 1, 2 * ROOM, 1):
+        keys, values = torch.randn(2, rows, 1, tokens, 16)
+        for layer in range(2):
+            shown = ours.update(keys, values, layer)
+            expected = theirs.update(keys, values, layer)
+            assert all(torch.equal(a, b) for a, b in zip(shown, expected, strict=True))
+        if tokens == 5:
+            both(lambda cache: cache.batch_repeat_interleave(3))
+            rows = 6
+        if tokens == ROOM:
+            both(lambda cache: cache.batch_select_indices(torch.tensor([0, 2, 5])))
+            rows = 3
+    assert ours.get_seq_length() == theirs.get_seq_length()
+
+
 def test_training_mode_and_autograd_are_left_as_they_were() -> None:
     tokenizer, problems = world(2)
     model = tiny_policy(tokenizer).train()
@@ -146,10 +185,28 @@ def test_a_prompt_gets_one_bos_and_no_eos() -> None:
 
 
 def test_impossible_prompts_and_tokenizers_are_named() -> None:
-    tokenizer, problems = world(1)
+    tokenizer, _ = world(1)
     model = tiny_policy(tokenizer)
-    with pytest.raises(UserError, match=r"prompt 1 has \d+ tokens but the model's context is 256"):
-        HFGenerator(model, tokenizer).generate(["Ann", "Ann has " * 200], Sampling())
+    with pytest.raises(UserError, match="prompt 1 is empty"):
+        HFGenerator(model, tokenizer).generate(["Ann", ""], Sampling())
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no end-of-sequence token"):
         HFGenerator(model, tokenizer)
+
+
+def test_every_prompt_has_the_room_that_the_context_leaves_it() -> None:
+    """Also beside a longer prompt, and beside one that fills the context."""
+    tokenizer, _ = world(2)
+    model = tiny_policy(tokenizer)
+    context = model.config.max_position_embeddings
+    lengths = (4, context - 2, context, context + 5)
+    prompts = ["\n" * length for length in lengths]
+    assert [len(ids) for ids in tokenizer(prompts)["input_ids"]] == list(lengths)
+    drawn = HFGenerator(model, tokenizer).generate(prompts, Sampling(max_new_tokens=20, n=2, temperature=0))
+    alone = HFGenerator(model, tokenizer).generate(
+        prompts[:1], Sampling(max_new_tokens=20, n=2, temperature=0)
+    )
+    assert [s.token_ids for s in drawn[0]] == [s.token_ids for s in alone[0]] and drawn[0][0].token_ids
+    assert {len(s.token_ids) for s in drawn[1]} <= {1, 2}
+    for group in drawn[2:]:
+        assert [(s.token_ids, s.finish_reason) for s in group] == [((), "length")] * 2

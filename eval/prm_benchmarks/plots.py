@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data.files import check_folder
 from data.pictures import COLOURS, SOFT, drawing
 from eval.prm_benchmarks.panels import Panels
 
@@ -11,7 +12,7 @@ from eval.prm_benchmarks.panels import Panels
 def draw_panels(folder: str | Path, panels: Panels) -> list[Path]:
     """Write reliability.png, thresholds.png, localisation.png and best_of_n.png, those that have data.
 
-    Returns their paths. Raises UserError when matplotlib is not installed.
+    Returns their paths. Raises UserError when matplotlib is not installed or the folder cannot be made.
     """
     pictures: dict[str, Callable[[Any], None] | None] = {
         "reliability": (lambda axis: _reliability(axis, panels)) if panels.reliability else None,
@@ -20,7 +21,7 @@ def draw_panels(folder: str | Path, panels: Panels) -> list[Path]:
         "best_of_n": (lambda axis: _best_of_n(axis, panels)) if panels.best_of_n else None,
     }
     paths = []
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    check_folder(folder)
     for name, draw in pictures.items():
         path = Path(folder) / f"{name}.png"
         path.unlink(missing_ok=True)  # a picture of an earlier run would pass for one of this

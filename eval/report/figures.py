@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.files import check_folder
 from data.pictures import COLOURS, drawing
 from eval.report.read import STAGES, Run
 from eval.report.tables import Bar, accuracy, breakdown, evaluation_names
@@ -72,6 +73,7 @@ def shown_metrics() -> dict[str, list[str]]:
 def draw_all(folder: str | Path, runs: Sequence[Run]) -> tuple[list[Path], list[Path]]:
     """Write the PNGs; return the paths of (curves, evaluations). Those of an earlier report are removed."""
     folder = Path(folder)
+    check_folder(folder)
     for old in [*(folder / f"{panel.name}.png" for panel in PANELS), *folder.glob("level_*.png")]:
         old.unlink(missing_ok=True)
     (folder / "accuracy.png").unlink(missing_ok=True)

@@ -75,6 +75,12 @@ def _summary(runs: Sequence[Run]) -> list[str]:
         count = len(run.evaluations)
         evaluations = f"{count} evaluation" + "s" * (count != 1)
         lines.append(f"<b>{text(run.name)}</b>: {text(stages + ', ' if stages else '')}{evaluations}")
+        levels = {
+            name: level for name, one in run.evaluations.items() if (level := one.settings.get("isolation"))
+        }
+        for level in dict.fromkeys(levels.values()):
+            names = ", ".join(name for name, found in levels.items() if found == level)
+            lines.append(f"Programs of {text(names)} ran at isolation level {text(str(level))}")
         unknown = [name for name, one in run.evaluations.items() if one.problems is None]
         if unknown:
             lines.append(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_jsonl
+from data.files import read_jsonl, read_settings
 from data.schema import Problem
 from eval.benchmarks import BENCHMARKS, read_benchmark
 from eval.result import Row
@@ -94,15 +94,17 @@ def _stage(path: Path, rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def _read_evaluation(folder: Path, path: Path) -> Evaluation:
+    remedy = f"remove {path.parent} or evaluate again"
     where = path.parent / "settings.json"
-    try:
-        settings = json.loads(where.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: unreadable ({error}); remove {path.parent} or evaluate again") from error
+    settings = read_settings(where, remedy)
+    if not isinstance(settings.get("run", {}), dict):
+        raise UserError(
+            f"{where}: field 'run' must be an object, got {json.dumps(settings['run'])[:60]}; {remedy}"
+        )
     rows: dict[str, list[Row]] = {}
     for line, row in read_jsonl(path):
-        if not {"id", "response", "verdict"} <= row.keys():
-            raise UserError(f"{path}:{line}: needs id, response and verdict; evaluate again")
+        if not all(isinstance(row.get(field), str) for field in ("id", "response", "verdict")):
+            raise UserError(f"{path}:{line}: needs id, response and verdict as texts; evaluate again")
         rows.setdefault(row["id"], []).append(row)
     name = path.parent.relative_to(folder).as_posix()
     if name == ".":
@@ -120,13 +122,13 @@ def _find_problems(settings: Mapping[str, Any], ids: Sequence[str]) -> dict[str,
         name = "arithmetic"
         most = max(int(match[3]) for one in ids if (match := _ARITHMETIC_ID.fullmatch(one)))
         given |= {"split": found[1], "seed": int(found[2]), "limit": most + 1}
-    if name not in BENCHMARKS:
+    if not isinstance(name, str) or name not in BENCHMARKS:
         return None
     try:
         problems = read_benchmark(name, **given)
-    except (UserError, OSError):
+    except (UserError, OSError, TypeError):  # the settings may hold anything
         return None
-    digest = (settings.get("run") or {}).get("problems")
+    digest = settings.get("run", {}).get("problems")
     if digest is not None and short_digest((p.id, p.text, p.answer) for p in problems) != digest:
         return None
     return {problem.id: problem for problem in problems}

@@ -30,6 +30,8 @@ class Bar:
 
     @property
     def shown(self) -> str:
+        if self.low != self.low:
+            return f"{100 * self.value:.1f}"  # of one problem there is no interval
         return f"{100 * self.value:.1f} [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
@@ -122,9 +124,10 @@ def comparisons(runs: Sequence[Run]) -> Grid:
                 continue
             gaps = [other[key] - first[key] for key in common]
             low, high = bootstrap_interval(gaps)
+            interval = f" [{100 * low:+.1f}, {100 * high:+.1f}]" if len(gaps) > 1 else ""
             grid.append(
                 [name, run.name, having[0].name, f"{len(common):,}"]
-                + [f"{100 * fmean(gaps):+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"]
+                + [f"{100 * fmean(gaps):+.1f}{interval}"]
                 + [str(sum(gap > 0 for gap in gaps)), str(sum(gap < 0 for gap in gaps))]
             )
     return grid

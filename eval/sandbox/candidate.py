@@ -10,16 +10,20 @@ type name and text) or "l" (call the judge's function: number and arguments, ans
     find   name               -> is there such a global?
     call   f a k              call f (a global's name or an object's number); reply also "m" when it changed
                               its arguments
+    value  f a                the same, and what became of the arguments is not asked for
     get    o n                attribute n of an object        set  o n v     give it a value
     list   o                  its items, as a list             size o         its length
     true   o                  is it true?
 """
 
+import atexit
+import builtins
 import contextlib
 import io
 import os
 import socket
 import sys
+import threading
 import types
 from typing import Any, NoReturn
 
@@ -63,6 +67,9 @@ class Session:
                 return self.pack({"v": request["name"] in self.module.__dict__})
             case "call":
                 return self.call(request)
+            case "value":
+                function = self.find(request["f"])
+                return self.pack({"v": self.encode(function(*map(self.decode, request["a"])))})
             case "get":
                 return self.pack({"v": self.encode(getattr(self.find(request["o"]), request["n"]))})
             case "set":
@@ -159,21 +166,28 @@ def take(values: Any) -> list[Any]:
 
 def run_session(channel: socket.socket) -> NoReturn:
     """Serve the judge, then end without running the program's exit handlers."""
+    _define_exit()
     with contextlib.suppress(wire.Closed):
         Session(channel).serve()
     os._exit(0)
 
 
 def run_script(channel: socket.socket) -> NoReturn:
-    """Run the program that the judge sends as a script on file descriptors 0 and 1.
+    """Run the program that the judge sends as `python program.py`, on file descriptors 0 and 1.
 
     Ends with its exit code, 1 after an exception, whose type and text go to the judge.
     """
     request = wire.parse(wire.receive(channel))
-    sys.stdin, sys.stdout, sys.stderr = _text_file(0), _text_file(1), _text_file(2)
+    # The streams of the interpreter that was forked are not the program's.
+    sys.stdin = sys.__stdin__ = _text_file(0, "r", "<stdin>")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _text_file(1, "w", "<stdout>")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _text_file(2, "w", "<stderr>")  # type: ignore[misc]
+    _open_by_name()
     module = types.ModuleType("__main__")
+    module.__file__ = os.path.abspath("program.py")
     sys.modules["__main__"] = module
     sys.argv = ["program.py"]
+    _define_exit()
     code = 0
     try:
         exec(compile(request["program"], "<program>", "exec"), module.__dict__)
@@ -183,13 +197,51 @@ def run_script(channel: socket.socket) -> NoReturn:
         code = 1
         with contextlib.suppress(wire.Closed, wire.WireError):
             wire.send(channel, wire.json.dumps({"x": describe(error)}).encode())
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
+    _end_script(module)
     os._exit(code & 255)
 
 
-def _text_file(descriptor: int) -> io.TextIOWrapper:
-    """A standard stream of the interpreter that was forked is not the program's: make it a new one."""
-    raw = io.FileIO(descriptor, "wb" if descriptor else "rb", closefd=False)
-    buffer = io.BufferedWriter(raw, 1 << 16) if descriptor else io.BufferedReader(raw, 1 << 16)
-    return io.TextIOWrapper(buffer, encoding="utf-8", errors="surrogateescape")
+def _end_script(module: types.ModuleType) -> None:
+    """Do what the interpreter does at a script's end, in its order."""
+    for end in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
+        with contextlib.suppress(BaseException):
+            end()
+    _flush()
+    for name in vars(module).keys() - {"__builtins__"}:  # files that only the program holds are written
+        vars(module)[name] = None
+    _flush()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.__stdout__):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def _text_file(descriptor: int, mode: str, name: str) -> io.TextIOWrapper:
+    options = {"encoding": "utf-8", "errors": "surrogateescape", "closefd": False}
+    stream = open(descriptor, mode, 1 << 16, **options)  # noqa: SIM115 - open as long as the process
+    stream.buffer.raw.name = name
+    return stream
+
+
+def _open_by_name() -> None:
+    """Let open("/dev/stdin") work without a /proc, which the name leads to."""
+    descriptors = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
+    plain_open = builtins.open
+
+    def open_file(file: Any, *arguments: Any, **named: Any) -> Any:
+        name = os.fspath(file) if isinstance(file, str | os.PathLike) else None
+        file = os.dup(descriptors[name]) if name in descriptors else file
+        return plain_open(file, *arguments, **named)
+
+    builtins.open = io.open = open_file  # type: ignore[assignment]
+
+
+def _define_exit() -> None:
+    """Contest programs end with exit() or quit(), which the module site defines; it is not run here."""
+
+    def leave(code: Any = None) -> NoReturn:
+        raise SystemExit(code)
+
+    builtins.exit = builtins.quit = leave  # type: ignore[assignment]

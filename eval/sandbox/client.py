@@ -26,7 +26,7 @@ from typing import Any
 from data.errors import UserError
 from eval.sandbox import wire
 from eval.sandbox.compare import OUTPUT_TOLERANCE, Compare, Sequences
-from eval.sandbox.verdict import FAULT, CodeVerdict, Isolation, Level
+from eval.sandbox.verdict import CodeVerdict, Isolation, Level
 
 TIMEOUT_S = 10.0
 MEMORY_MB = 1024
@@ -38,9 +38,11 @@ GRACE_SECONDS = 5.0
 class Sandbox:
     """One pair of processes; a context, or to be closed. Questions from several threads wait in turn."""
 
-    def __init__(self, level: Level = "namespaces") -> None:
+    def __init__(self, level: Level = "namespaces", *, at_least: Level = "unsandboxed") -> None:
         self.level = level
         """The strongest level to try; weaker ones follow where the machine refuses it."""
+        self.at_least = at_least
+        """The weakest level to run anything at; below it every question raises UserError."""
         self._lock = threading.Lock()
         self._pair: list[subprocess.Popen[bytes]] = []
         self._channel: socket.socket | None = None
@@ -60,16 +62,19 @@ class Sandbox:
         test: str,
         entry_point: str,
         *,
+        prompt: str = "",
         timeout_s: float = TIMEOUT_S,
         memory_mb: int = MEMORY_MB,
     ) -> CodeVerdict:
         """Judge a program by a test in HumanEval's form, which defines check(candidate) and asserts.
 
         The test runs beside the program, not in it: candidate(...) is a call to the other process. Names that
-        the test uses and does not define are the functions before the entry point in the program's text, else
-        the program's globals, else the common modules of the standard library.
+        the test uses and does not define are the functions before the entry point in `prompt`, the problem's
+        own text, else the common modules of the standard library, else the program's globals. Without a
+        prompt, those before the entry point in the program's text take its place: give it wherever the text
+        before the entry point may be the model's.
         """
-        fields = {"program": program, "test": test, "entry_point": entry_point}
+        fields = {"program": program, "test": test, "entry_point": entry_point, "prompt": prompt}
         return self._ask("check", fields, timeout_s, memory_mb, timeout_s)
 
     def run_asserts(
@@ -80,9 +85,13 @@ class Sandbox:
         *,
         timeout_s: float = TIMEOUT_S,
         memory_mb: int = MEMORY_MB,
+        count: bool = False,
     ) -> CodeVerdict:
-        """Judge a program by a test in MBPP's form: statements that call `entry_point` by name and assert."""
-        fields = {"program": program, "test": test, "entry_point": entry_point}
+        """Judge a program by a test in MBPP's form: statements that call `entry_point` by name and assert.
+
+        `count`: go on behind an assert that fails, for CodeVerdict.num_passed.
+        """
+        fields = {"program": program, "test": test, "entry_point": entry_point, "count": count}
         return self._ask("asserts", fields, timeout_s, memory_mb, timeout_s)
 
     def run_calls(
@@ -97,24 +106,31 @@ class Sandbox:
         tolerance: float = 0.0,
         sequences: Sequences = "strict",
         compare: Compare = "value",
+        others: Sequence[Any] | None = None,
+        call_timeout_s: float | None = None,
+        count: bool = False,
     ) -> CodeVerdict:
         """Judge a program by its function's values; `calls` holds the arguments of each call.
 
         `entry_point` may be "Class.method": it is called on a new instance. `timeout_s` is for all calls
-        together. See compare.py for `tolerance`, `sequences` and `compare`.
+        together, `call_timeout_s` for each. `others` holds a second right value of each call. See compare.py
+        for `tolerance`, `sequences` and `compare`. `count` as in run_asserts.
         """
-        if len(calls) != len(expected):
+        if len(calls) != len(expected) or (others is not None and len(calls) != len(others)):
             raise UserError(
                 f"run_calls: {len(calls)} calls but {len(expected)} expected values; give one for each"
             )
+        right = zip(expected, others, strict=True) if others is not None else zip(expected)  # noqa: B905
         fields = {
             "program": program,
             "entry_point": entry_point,
             "calls": [tuple(arguments) for arguments in calls],
-            "expected": list(expected),
+            "expected": [list(values) for values in right],
+            "call_timeout_s": call_timeout_s,
             "tolerance": float(tolerance),
             "sequences": sequences,
             "compare": compare,
+            "count": count,
         }
         return self._ask("calls", fields, timeout_s, memory_mb, timeout_s)
 
@@ -126,15 +142,18 @@ class Sandbox:
         *,
         timeout_s: float = 60.0,
         memory_mb: int = 4 * MEMORY_MB,
-    ) -> list[Any]:
-        """Return the values of a reference program's function. Raises UserError when a call has none."""
+    ) -> list[tuple[Any, float]]:
+        """Return (value, seconds) of each call of a reference program's function.
+
+        Raises UserError when a call has no value.
+        """
         fields = {"program": program, "entry_point": entry_point, "calls": [tuple(c) for c in calls]}
         payload = self._pack("values", fields, timeout_s, memory_mb)
         with self._lock:
-            status, values = self._answer(payload, timeout_s + GRACE_SECONDS)
+            status, values, _ = self._answer(payload, timeout_s + GRACE_SECONDS)
         if status != "values":
             raise UserError(f"the reference of '{entry_point}' gives no values ({values}); check its row")
-        return [wire.decode(form) for form in values]
+        return [(wire.decode(form), seconds) for form, seconds in values]
 
     def run_stdio(
         self,
@@ -144,15 +163,18 @@ class Sandbox:
         timeout_s: float = TIMEOUT_S,
         memory_mb: int = MEMORY_MB,
         tolerance: float = OUTPUT_TOLERANCE,
+        count: bool = False,
     ) -> CodeVerdict:
         """Judge a script by its output for each input; `cases` holds (input, expected output).
 
         Every case is a run of its own of at most `timeout_s`. See compare.same_output for what is equal.
+        `count` as in run_asserts, but nothing is run behind a case that took all its time.
         """
         fields = {
             "program": program,
             "cases": [(str(text), str(wanted)) for text, wanted in cases],
             "tolerance": float(tolerance),
+            "count": count,
         }
         return self._ask("stdio", fields, timeout_s, memory_mb, timeout_s * max(1, len(cases)))
 
@@ -173,9 +195,13 @@ class Sandbox:
         payload = self._pack(kind, fields, timeout_s, memory_mb)
         with self._lock:
             started = time.monotonic()
-            status, reason = self._answer(payload, longest_s + GRACE_SECONDS)
+            status, reason, num_passed = self._answer(payload, longest_s + GRACE_SECONDS)
             isolation = str(self._isolation) if self._isolation else "unsandboxed"
-            return CodeVerdict(status, reason, time.monotonic() - started, isolation)
+            is_fault = status == "fault"
+            if is_fault:
+                status, reason = "error", f"sandbox: {reason}"
+            seconds = time.monotonic() - started
+            return CodeVerdict(status, reason, seconds, isolation, num_passed, is_fault)
 
     def _pack(self, kind: str, fields: dict[str, Any], timeout_s: float, memory_mb: int) -> bytes:
         if timeout_s <= 0 or memory_mb <= 0:
@@ -191,24 +217,24 @@ class Sandbox:
                 "tuples, dicts, sets"
             ) from error
 
-    def _answer(self, payload: bytes, seconds: float) -> tuple[Any, str]:
-        """Return (status, reason). A pair that hangs or died is replaced before the next question."""
+    def _answer(self, payload: bytes, seconds: float) -> tuple[Any, Any, int]:
+        """Return (status, reason, tests that held). A pair that hangs or died is replaced before the next."""
         self._start()
         assert self._channel is not None
         try:
             deadline = time.monotonic() + seconds
             wire.send(self._channel, payload, deadline, longest=wire.MAX_TRUSTED_FRAME)
             reply = wire.parse(wire.receive(self._channel, deadline, longest=wire.MAX_TRUSTED_FRAME))
-            return reply["status"], reply["reason"]
+            return reply["status"], reply["reason"], reply["num_passed"]
         except wire.TimeUp:
             self._stop()
-            return "timeout", "the test took all the time after the program's answer"
+            return "timeout", "the test took all the time after the program's answer", 0
         except wire.Closed:
             self._stop()
-            return "error", f"{FAULT}the judge died"
+            return "fault", "the judge died", 0
         except wire.WireError as error:
             self._stop()
-            return "error", f"{FAULT}{error}"
+            return "fault", str(error), 0
 
     def _start(self) -> None:
         if self._pair and self._owner == os.getpid() and all(p.poll() is None for p in self._pair):
@@ -224,11 +250,12 @@ class Sandbox:
             self._stop()
             level = report["restart"]
         found = Isolation(report["level"], tuple(report["layers"]), tuple(dict.fromkeys(missing)))
-        if self._isolation and LEVELS.index(found.level) > LEVELS.index(self._isolation.level):
-            # Whoever asked for the isolation before must not get less of it after a restart.
+        # Whoever asked for the isolation before must not get less of it after a restart.
+        least = self._isolation.level if self._isolation else self.at_least
+        if LEVELS.index(found.level) > LEVELS.index(least):
             self._stop()
             raise UserError(
-                f"the code sandbox was to restart at level {self._isolation.level} and only {found.level} is "
+                f"the code sandbox was to start at level {least} as before and only {found.level} is "
                 f"left ({'; '.join(found.missing)}); mend that, or start again to accept it"
             )
         self._isolation = found
@@ -245,7 +272,7 @@ class Sandbox:
         judge_end, zygote_end = socket.socketpair()
         with for_judge, judge_end, zygote_end:
             zygote = _spawn("zygote", [zygote_end], [json.dumps(config)])
-            judge = _spawn("judge", [for_judge, judge_end], [])
+            judge = _spawn("judge", [for_judge, judge_end], config["path"])
         self._pair, self._channel = [judge, zygote], mine
         try:
             return wire.parse(wire.receive(mine, time.monotonic() + START_SECONDS))

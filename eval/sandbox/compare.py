@@ -1,6 +1,7 @@
 """Is a value, or a program's output, the expected one? Plain values only; nothing here calls a program.
 
 same_value([1, 2.0], [1, 2], tolerance=1e-6)
+same_as_reference([0.1 + 0.2], [0.3])         # EvalPlus' rule
 same_output("1.50 yes\n", "1.5 YES")          # numbers by value, words as they are
 """
 
@@ -12,10 +13,13 @@ OUTPUT_TOLERANCE = 1e-6
 """Absolute or relative error of a printed number that carries a decimal point."""
 
 Sequences = Literal["strict", "json"]
-Compare = Literal["value", "set", "truth", "root", "or_true", "or_zero"]
-"""What makes a value right. value: it is the expected one. set: it has the same items. truth: both are None
-or neither is. root: it is a zero of the polynomial whose coefficients are the argument. or_true, or_zero: all
-values of a run are the expected ones, or all are True or 0."""
+REFERENCE_ATOL, REFERENCE_RTOL = 1e-6, 1e-7
+"""EvalPlus' tolerances: absolute where a task names none, and relative."""
+Compare = Literal["value", "reference", "set", "truth", "root", "any"]
+"""What makes a value right. value: `same_value`. The others are EvalPlus' (evalplus/eval, commit 26d6d00).
+reference: `same_as_reference`. set: it has the same items. truth: it is a Boolean that says whether the
+reference's value is something, or it is something itself just when that is. root: it is a zero of the
+polynomial whose coefficients are the argument. any: that it is there."""
 
 
 def same_value(got: Any, expected: Any, *, tolerance: float = 0.0, sequences: Sequences = "strict") -> bool:
@@ -45,6 +49,38 @@ def same_value(got: Any, expected: Any, *, tolerance: float = 0.0, sequences: Se
     return got == expected
 
 
+def same_as_reference(got: Any, expected: Any, *, atol: float = 0.0) -> bool:
+    """Return whether a value is a reference's by EvalPlus' rule.
+
+    It is equal, or of the same type and `numpy.allclose`: |got - expected| <= atol + 1e-7 |expected|. Without
+    `atol` only a float or a non-empty list or tuple of floats may differ, by 1e-6.
+    """
+    if got == expected:
+        return True
+    if not atol and not is_floats(expected):
+        return False
+    return type(got) is type(expected) and _all_close(got, expected, atol or REFERENCE_ATOL)
+
+
+def is_floats(value: Any) -> bool:
+    """Return whether a value is a float, or a non-empty list or tuple of floats."""
+    if type(value) in (list, tuple):
+        return bool(value) and all(type(item) is float for item in value)
+    return type(value) is float
+
+
+def _all_close(got: Any, expected: Any, atol: float) -> bool:
+    if type(got) in (list, tuple) and type(expected) in (list, tuple):
+        pairs = zip(got, expected, strict=False)
+        return len(got) == len(expected) and all(_all_close(a, b, atol) for a, b in pairs)
+    if type(got) not in NUMBERS or type(expected) not in NUMBERS:
+        return False
+    try:
+        return got == expected or abs(got - expected) <= atol + REFERENCE_RTOL * abs(expected)
+    except OverflowError:  # an integer beyond the floats
+        return False
+
+
 def same_items(got: Any, expected: Any) -> bool:
     """Return whether two collections hold the same items, order and repetition aside."""
     kinds = (list, tuple, set, frozenset)
@@ -52,16 +88,23 @@ def same_items(got: Any, expected: Any) -> bool:
         return False
     try:
         return set(got) == set(expected)
-    except TypeError:  # items that cannot be hashed: lists
-        return all(item in expected for item in got) and all(item in got for item in expected)
+    except TypeError:  # items that cannot be hashed are wrong there too
+        return False
+
+
+def same_truth(got: Any, expected: Any) -> bool:
+    """Return whether a value says of "there is a match" what the reference's value says."""
+    there_is = expected is not None
+    return got == there_is if type(got) is bool else (got is not None) == there_is
 
 
 def is_root(coefficients: list[float], x: Any, tolerance: float) -> bool:
-    """Return whether sum coefficients[i] x**i is within `tolerance` of 0."""
+    """Return whether sum coefficients[i] x**i, added up from the first on, is within `tolerance` of 0."""
     if type(x) not in (int, float):
         return False
     try:
-        return abs(math.fsum(c * math.pow(x, i) for i, c in enumerate(coefficients))) <= tolerance
+        # Rounded as in EvalPlus: the exact sum at its own reference's roots is up to 3e20 off.
+        return abs(sum(c * math.pow(x, i) for i, c in enumerate(coefficients))) <= tolerance
     except (ValueError, OverflowError):
         return False
 

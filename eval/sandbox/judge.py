@@ -1,12 +1,14 @@
 """The process that holds the tests and judges: warm, trusted, and never in reach of a program.
 
-    python -c "...; from eval.sandbox.judge import main; main()" CLIENT ZYGOTE
+    python -c "...; from eval.sandbox.judge import main; main()" CLIENT ZYGOTE [FOLDER ...]
 
-Two socket numbers: the client's requests come in on one, programs are started through the other. A request is
+Two socket numbers: the client's requests come in on one, programs are started through the other. The folders
+hold packages that tests import. A request is
 a marshalled tuple (kind, fields); a reply is JSON {"status", "reason"}. One request at a time. It judges in
 this very process: tests are trusted, and what comes back from programs is plain values.
 """
 
+import ast
 import contextlib
 import importlib
 import json
@@ -23,20 +25,20 @@ from functools import partial
 from typing import Any
 
 from eval.sandbox import names, wire
-from eval.sandbox.compare import is_root, same_items, same_value
+from eval.sandbox.compare import is_root, same_as_reference, same_items, same_truth, same_value
 from eval.sandbox.remote import Ended, NotPlain, OutOfTime, Program, Raised, Remote
 from eval.sandbox.scripts import judge_stdio
-from eval.sandbox.verdict import FAULT
 
 MEMORY_BYTES = 4 << 30
 END_SECONDS = 20.0
 """How long killing everything that a program started may take."""
 Outcome = tuple[str, str]
-"""(status, reason)."""
+"""(status, reason); besides the statuses of a verdict, "fault": nothing is said about the program."""
 
 
 def main() -> None:
     client, zygote = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
+    sys.path += sys.argv[3:]  # last: tests may import numpy, the standard library is not to be shadowed
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     for name in names.TRUSTED_MODULES:
@@ -54,12 +56,15 @@ def main() -> None:
         while True:
             kind, fields = marshal.loads(wire.receive(client, longest=wire.MAX_TRUSTED_FRAME))
             ground = Ground(zygote, fields.pop("timeout_s"), fields.pop("memory_mb"))
+            ground.is_counting = fields.pop("count", False)
             try:
                 status, reason = kinds[kind](ground, **fields)
-            finally:
-                ends = ground.end()
+            except (Exception, Ended, OutOfTime) as error:  # noqa: BLE001 - one question's fault is not the next one's
+                status, reason = "fault", f"the judge failed: {_said(error)}"
+            ends = ground.end()
             status, reason = _with_end(status, reason, ends)
-            reply = json.dumps({"status": status, "reason": reason}).encode()
+            answer = {"status": status, "reason": reason, "num_passed": ground.num_passed}
+            reply = json.dumps(answer).encode()
             wire.send(client, reply, longest=wire.MAX_TRUSTED_FRAME)
 
 
@@ -72,6 +77,9 @@ class Ground:
         self.memory_mb = memory_mb
         self.deadline = time.monotonic() + timeout_s
         self.channels: list[socket.socket] = []
+        self.is_counting = False
+        """Go on behind a test that does not hold, to count those that do."""
+        self.num_passed = 0
 
     def start(self, mode: str, standard: tuple[int, ...] = ()) -> socket.socket:
         """Start a process for a program and return the channel to it; `standard`: its input and output."""
@@ -99,13 +107,18 @@ class Ground:
         return json.loads(wire.receive(self.zygote, time.monotonic() + END_SECONDS))["ended"]
 
 
-def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has_check: bool) -> Outcome:
-    """`test` defines check(candidate), which asserts; without `has_check` its own statements assert."""
+def judge_test(
+    ground: Ground, *, program: str, test: str, entry_point: str, has_check: bool, prompt: str = ""
+) -> Outcome:
+    """`test` defines check(candidate), which asserts; without `has_check` its own statements assert.
+
+    `prompt` is the problem's text, to find the test's helpers in.
+    """
     try:
         code = compile(test, "<test>", "exec")
         missing = set() if names.uses_only_its_own(code) else names.free_names(test) - {entry_point}
     except (SyntaxError, ValueError) as error:
-        return "error", f"{FAULT}the test does not compile: {error}"
+        return "fault", f"the test does not compile: {error}"
     running = ground.program()
     outcome = _load(running, program, entry_point)
     if outcome:
@@ -113,13 +126,47 @@ def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has
     candidate = running.function(entry_point)
     namespace: dict[str, Any] = {"__name__": "test", entry_point: candidate}
     if missing:
-        namespace |= _borrow(ground, running, program, entry_point, missing)
+        borrow = partial(_borrow, ground, running, prompt or program, entry_point, missing)
+        outcome = _settle(running, lambda: namespace.update(borrow()))
+        if outcome:
+            return outcome
+    if ground.is_counting and not has_check:
+        return _count_asserts(ground, running, test, namespace)
+    outcome = _run_test(ground, running, code, namespace)
+    if has_check and not outcome:
+        if not callable(namespace.get("check")):
+            return "fault", "the test defines no function check(candidate)"
+        outcome = _run_test(ground, running, code, namespace, lambda: namespace["check"](candidate))
+    return outcome or _stopped(running) or ("passed", "")
+
+
+def _count_asserts(ground: Ground, running: Program, test: str, namespace: dict[str, Any]) -> Outcome:
+    """Run the test's statements one by one, on behind an assert that fails; the first outcome that is none
+    of passing is the outcome, as without counting."""
+    failed: Outcome | None = None
+    for statement in ast.parse(test).body:
+        code = compile(ast.Module([statement], []), "<test>", "exec")
+        outcome = _run_test(ground, running, code, namespace)
+        failed = failed or outcome
+        if outcome and (running.over or not isinstance(statement, ast.Assert)):
+            break
+        ground.num_passed += isinstance(statement, ast.Assert) and not outcome
+    return failed or _stopped(running) or ("passed", "")
+
+
+def _run_test(
+    ground: Ground,
+    running: Program,
+    code: Any,
+    namespace: dict[str, Any],
+    run: Callable[[], Any] | None = None,
+) -> Outcome | None:
+    """Run the code of a test, or `run`, which it defined; the outcome where that is not to pass."""
     try:
-        exec(code, namespace)
-        if has_check and not callable(namespace.get("check")):
-            return "error", f"{FAULT}the test defines no function check(candidate)"
-        if has_check:
-            namespace["check"](candidate)
+        if run:
+            run()
+        else:
+            exec(code, namespace)
     except AssertionError as error:
         return _stopped(running) or ("failed", _text("assertion", error, code))
     except OutOfTime:
@@ -132,22 +179,23 @@ def judge_test(ground: Ground, *, program: str, test: str, entry_point: str, has
         stopped = _stopped(running)
         if stopped:
             return stopped
-        if running.raised and str(error) == running.raised[1]:
+        if running.raised and _said(error) == running.raised[1]:
             return "error", ": ".join(running.raised)
         return "failed", _text(type(error).__name__, error, code)
-    return _stopped(running) or ("passed", "")
+    return None
 
 
 def _borrow(
-    ground: Ground, running: Program, program: str, entry_point: str, missing: set[str]
+    ground: Ground, running: Program, text: str, entry_point: str, missing: set[str]
 ) -> dict[str, Any]:
     """Find what the test uses and does not define.
 
-    Functions that stand before the entry point are run from there, in a process without the rest: what comes
-    later cannot redefine them. Other globals are the program's own, modules of the standard library ours.
+    Functions that stand before the entry point in `text` are run from there, in a process without the rest:
+    what comes later cannot redefine them. Other globals are the program's own, modules of the standard
+    library ours.
     """
     found: dict[str, Any] = {}
-    before, functions = names.part_before(program, entry_point)
+    before, functions = names.part_before(text, entry_point)
     helpers = missing & functions
     if helpers:
         helper = ground.program()
@@ -171,33 +219,48 @@ def judge_calls(
     tolerance: float,
     sequences: Any,
     compare: Any,
+    call_timeout_s: float | None,
 ) -> Outcome:
-    """Arguments and expected values."""
+    """Arguments and, of each call, the values that are right."""
     running = ground.program()
     outcome = _load(running, program, entry_point)
     if outcome:
         return outcome
-    is_right = is_constant = True
-    constant: Any = {"or_true": True, "or_zero": 0}.get(compare)
-    for number, (arguments, wanted) in enumerate(zip(calls, expected, strict=True), 1):
-        got = _call(ground, running, entry_point, arguments, by_truth=compare == "truth")
+    failed: Outcome | None = None
+    for number, (arguments, right) in enumerate(zip(calls, expected, strict=True), 1):
+        if call_timeout_s is not None:
+            running.deadline = min(ground.deadline, time.monotonic() + call_timeout_s)
+        limit_s = call_timeout_s or ground.timeout_s
+        got = _call(running, entry_point, arguments, by_truth=compare == "truth", limit_s=limit_s)
         if isinstance(got, Failure):
-            return got.status, f"call {number}: {got.reason}"
-        match compare:
-            case "set":
-                same = same_items(got, wanted)
-            case "truth":
-                same = (got is None) == (wanted is None)
-            case "root":
-                is_same = same_value(got, wanted, tolerance=tolerance)
-                same = is_same or is_root(arguments[0], got, tolerance)
-            case _:
-                same = same_value(got, wanted, tolerance=tolerance, sequences=sequences)
-        is_right &= same
-        is_constant &= constant is not None and same_value(got, constant)
-        if not (is_right or is_constant):
-            return "failed", f"call {number}: got {_short(got)}, expected {_short(wanted)}"
-    return "passed", ""
+            failed = failed or (got.status, f"call {number}: {got.reason}")
+            if not ground.is_counting or running.over:
+                return failed
+            continue
+
+        def is_right(wanted: Any, arguments: Any = arguments, got: Any = got) -> bool:
+            match compare:
+                case "reference":
+                    return same_as_reference(got, wanted, atol=tolerance)
+                case "set":
+                    return same_items(got, wanted)
+                case "truth":
+                    return same_truth(got, wanted)
+                case "root":
+                    return is_root(arguments[0], got, tolerance)
+                case "any":
+                    return True
+            return same_value(got, wanted, tolerance=tolerance, sequences=sequences)
+
+        # A value may raise when it is compared: a signalling NaN does, and then it is not the right one.
+        with contextlib.suppress(Exception):
+            if any(map(is_right, right)):
+                ground.num_passed += 1
+                continue
+        failed = failed or ("failed", f"call {number}: got {_short(got)}, expected {_short(right[0])}")
+        if not ground.is_counting:
+            return failed
+    return failed or ("passed", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,15 +271,15 @@ class Failure:
     reason: str
 
 
-def _call(ground: Ground, running: Program, entry_point: str, arguments: Any, *, by_truth: bool) -> Any:
+def _call(running: Program, entry_point: str, arguments: Any, *, by_truth: bool, limit_s: float) -> Any:
     """The value of a call or a Failure; `by_truth`: True for an object, say a regular expression's match."""
     try:
-        value = running.call(entry_point, tuple(arguments), {})
+        value = running.value(entry_point, arguments)
         if type(value) is Remote:
             return True if by_truth else Failure("failed", f"{value!r} is no plain value")
         return value
     except OutOfTime:
-        return Failure("timeout", _time_up(ground))
+        return Failure("timeout", f"no result within {limit_s:g} s")
     except Ended as error:
         return Failure("error", str(error))
     except Exception as error:  # noqa: BLE001 - whatever the program raised
@@ -225,18 +288,19 @@ def _call(ground: Ground, running: Program, entry_point: str, arguments: Any, *,
 
 
 def compute_values(ground: Ground, *, program: str, entry_point: str, calls: list[Any]) -> tuple[str, Any]:
-    """The values of a trusted reference: ("values", their wire form) or what went wrong."""
+    """The values of a trusted reference: ("values", [wire form, seconds] of each) or what went wrong."""
     running = ground.program()
     outcome = _load(running, program, entry_point)
     if outcome:
         return outcome
     values = []
     for number, arguments in enumerate(calls, 1):
-        got = _call(ground, running, entry_point, arguments, by_truth=True)
+        started = time.monotonic()
+        got = _call(running, entry_point, arguments, by_truth=True, limit_s=ground.timeout_s)
         if isinstance(got, Failure):
             return got.status, f"call {number}: {got.reason}"
         try:
-            values.append(wire.encode(got))
+            values.append([wire.encode(got), time.monotonic() - started])
         except wire.WireError as error:
             return "error", f"call {number}: {error}"
     return "values", values
@@ -245,10 +309,21 @@ def compute_values(ground: Ground, *, program: str, entry_point: str, calls: lis
 def _load(running: Program, program: str, entry_point: str) -> Outcome | None:
     """Run the program's text; the outcome when that settles it."""
     name = entry_point.partition(".")[0]
-    try:
+    is_there = False
+
+    def load() -> None:
+        nonlocal is_there
         running.load(program)
-        if not running.has(name):
-            return "error", f"the program defines no '{entry_point}'"
+        is_there = running.has(name)
+
+    outcome = _settle(running, load)
+    return outcome or (None if is_there else ("error", f"the program defines no '{entry_point}'"))
+
+
+def _settle(running: Program, prepare: Callable[[], None]) -> Outcome | None:
+    """Prepare the first call; the outcome when the program does not let that happen."""
+    try:
+        prepare()
     except OutOfTime:
         return "timeout", "the program's own statements took all the time"
     except Ended as error:
@@ -291,13 +366,20 @@ def _text(kind: str, error: BaseException, code: Any) -> str:
         if trace.tb_frame.f_code.co_filename == code.co_filename:
             line = trace.tb_lineno
         trace = trace.tb_next
-    said = _short(str(error)) if str(error) else ""
+    said = _short(_said(error))
     return f"{kind} in line {line} of the test" + (f": {said}" if said else "")
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - its argument is the program's: an object, an integer of many digits
+        return type(error).__name__
 
 
 def _short(value: Any) -> str:
     try:
         text = repr(value) if not isinstance(value, str) else value
-    except (ValueError, RecursionError):  # an integer of thousands of digits
+    except Exception:  # noqa: BLE001 - an integer of thousands of digits, say
         text = f"a {type(value).__name__}"
     return text if len(text) <= 80 else text[:77] + "..."

@@ -49,8 +49,8 @@ def free_names(source: str) -> set[str]:
 def part_before(program: str, entry_point: str) -> tuple[str, set[str]]:
     """Return the text before the first definition of the entry point, and the functions defined in it.
 
-    In HumanEval that is the prompt's own part: what the model wrote comes later. Both are empty when the
-    program does not parse or has no such definition.
+    Of a HumanEval prompt that is what its test may use besides the candidate. Both are empty when the program
+    does not parse or has no such definition.
     """
     try:
         body = ast.parse(program).body

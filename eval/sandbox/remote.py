@@ -73,6 +73,11 @@ class Program:
         request = {"op": "call", "f": target, "a": forms}
         return self.ask(request | {"k": {k: self.encode(v) for k, v in named.items()}}, arguments)
 
+    def value(self, target: str, arguments: list[Any]) -> Any:
+        """Return what a call gives. Whatever it does to its arguments, ours stay as they are."""
+        forms = [self.encode(value) for value in arguments]
+        return self.ask({"op": "value", "f": target, "a": forms})
+
     def ask(self, request: dict[str, Any], arguments: tuple[Any, ...] = ()) -> Any:
         """Send a request; return the reply's value. Raises what the program raised, Ended, OutOfTime."""
         if self.over:

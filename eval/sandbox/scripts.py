@@ -24,23 +24,38 @@ class TooLong(Exception):
 def judge_stdio(
     ground: "Ground", *, program: str, cases: list[tuple[str, str]], tolerance: float
 ) -> tuple[str, str]:
-    """Run the program in a new process for each case; return (status, reason) of the first not passed."""
+    """Run the program in a new process for each case; return (status, reason) of the first not passed.
+
+    Where the request counts, the other cases run too, but none behind one that used up its time.
+    """
+    failed: tuple[str, str] | None = None
     for number, (text, expected) in enumerate(cases, 1):
-        where = f"case {number}: " if len(cases) > 1 else ""
-        deadline = time.monotonic() + ground.timeout_s
-        try:
-            output, raised, code = _run(ground, program, text, deadline)
-        except wire.TimeUp:
-            return "timeout", f"{where}no result within {ground.timeout_s:g} s"
-        except TooLong:
-            return "error", f"{where}more than {MAX_OUTPUT >> 20} MiB of output"
-        if code == -24:  # SIGXCPU
-            return "timeout", f"{where}the program used up its processor time"
-        if code != 0:
-            how = raised or (f"signal {-code}" if code < 0 else f"exit code {code}")
-            return "error", where + how
-        if not same_output(output.decode("utf-8", "replace"), expected, tolerance=tolerance):
-            return "failed", f"{where}wrong output"
+        status, reason = _judge_case(ground, program, text, expected, tolerance)
+        if status == "passed":
+            ground.num_passed += 1
+            continue
+        failed = failed or (status, f"case {number}: {reason}" if len(cases) > 1 else reason)
+        if not ground.is_counting or status == "timeout":
+            break
+    return failed or ("passed", "")
+
+
+def _judge_case(
+    ground: "Ground", program: str, text: str, expected: str, tolerance: float
+) -> tuple[str, str]:
+    deadline = time.monotonic() + ground.timeout_s
+    try:
+        output, raised, code = _run(ground, program, text, deadline)
+    except wire.TimeUp:
+        return "timeout", f"no result within {ground.timeout_s:g} s"
+    except TooLong:
+        return "error", f"more than {MAX_OUTPUT >> 20} MiB of output"
+    if code == -24:  # SIGXCPU
+        return "timeout", "the program used up its processor time"
+    if code != 0:
+        return "error", raised or (f"signal {-code}" if code < 0 else f"exit code {code}")
+    if not same_output(output.decode("utf-8", "replace"), expected, tolerance=tolerance):
+        return "failed", "wrong output"
     return "passed", ""
 
 
@@ -62,11 +77,13 @@ def _run(ground: "Ground", program: str, text: str, deadline: float) -> tuple[by
         with contextlib.suppress(wire.Closed, wire.WireError):
             # What it raised comes before the end of the channel, which is the end of the process.
             reply = wire.parse(wire.receive(channel, deadline))
-            if type(reply) is dict and type(reply.get("x")) is list:
-                raised = ": ".join(str(part)[:400] for part in reply["x"])[:400]
+            said = reply.get("x") if type(reply) is dict else None
+            if type(said) is list and all(type(part) is str for part in said):
+                raised = ": ".join(said)[:400]
             wire.receive(channel, deadline)
         return output, raised, ground.end()[0]
     finally:
+        ground.end()  # after too much output too: the next case counts its own processes
         for end in (in_read, in_write, out_read, out_write):
             if end >= 0:
                 os.close(end)

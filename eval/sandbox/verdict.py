@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FAULT = "sandbox: "
-"""Begins the reason of a verdict that says nothing about the program: the sandbox or the test broke."""
-
 Level = Literal["namespaces", "landlock", "unsandboxed"]
 
 
@@ -30,7 +27,7 @@ class CodeVerdict:
     """What running a program against its tests gave.
 
     passed: every test held. failed: a test did not hold. timeout: the time was up. error: the program does
-    not compile, lacks its entry point, raised, or died; or, reason "sandbox: ...", nobody can tell.
+    not compile, lacks its entry point, raised, or died; or, where `is_fault`, nobody can tell.
     """
 
     status: Literal["passed", "failed", "timeout", "error"]
@@ -39,8 +36,9 @@ class CodeVerdict:
     """Wall clock, from the request to the end of everything the program started."""
     isolation: str = "unsandboxed"
     """What kept the program in, as `str(Isolation)`."""
-
-    @property
-    def is_fault(self) -> bool:
-        """True when the verdict is about the sandbox or the test and not about the program."""
-        return self.reason.startswith(FAULT)
+    num_passed: int = 0
+    """Calls, cases or asserts that held; of all where the request counts them, else of those before the first
+    that did not."""
+    is_fault: bool = False
+    """True when the verdict is about the sandbox or the test, not about the program. The reason cannot tell:
+    a program chooses the name of what it raises."""

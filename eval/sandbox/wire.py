@@ -120,7 +120,7 @@ def decode(form: Any, resolve: Callable[[str, Any], Any] | None = None) -> Any:
         return form
     if kind is list:
         if set(map(type, form)) <= _DECODED:
-            return form
+            return form[:]  # a value is never its form: whoever changes it still has what was sent
         return [decode(item, resolve) for item in form]
     if kind is not dict or len(form) != 1:
         raise WireError("malformed value")

@@ -3,11 +3,8 @@
 choose(candidates, answers, "weighted")     # index of the candidate, None where there is none to choose
 """
 
-import re
 from collections.abc import Sequence
-from fractions import Fraction
 
-from eval.normalise import tidy
 from eval.search.rules import Candidate, Choice
 
 
@@ -30,22 +27,3 @@ def choose(candidates: Sequence[Candidate], answers: Sequence[str | None], how: 
     winner = max(votes, key=votes.__getitem__)
     backers = [k for k in voting if answers[k] == winner]
     return backers[0] if how == "majority" else max(backers, key=lambda k: candidates[k].rank)
-
-
-_NUMBER = re.compile(r"([-+]?)\$?(\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})")
-_FRACTION = re.compile(r"([-+]?)(?:\\frac\{(\d{1,40})\}\{(\d{1,40})\}|(\d{1,40})/(\d{1,40}))")
-
-
-def vote_key(answer: str) -> str:
-    r"""Return one text for the spellings of an answer that vote together: 0.5, \frac{1}{2} and 1/2 are one.
-
-    Numbers are compared exactly; anything else as tidied text. No sympy: a vote compares all candidates.
-    """
-    text = tidy(answer)
-    if match := _NUMBER.fullmatch(text):
-        return str(Fraction(match[1] + match[2].rstrip(".")))
-    if match := _FRACTION.fullmatch(text):
-        top, bottom = int(match[2] or match[4]), int(match[3] or match[5])
-        if bottom:
-            return str(Fraction(-top if match[1] == "-" else top, bottom))
-    return text

@@ -13,7 +13,6 @@ result.json     the numbers of `SearchResult.to_dict`
 """
 
 import json
-import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import read_jsonl, write_atomically
+from data.files import append_jsonl, cut_torn_line, read_jsonl, write_atomically
 from data.protocols import Grader
 from data.schema import Problem, Verdict
 from eval.metrics import wilson_interval
@@ -113,21 +112,21 @@ def search(
     recorded = check_settings(out_dir, {**(settings or {}), "run": own})
     path = out_dir / "search.jsonl"
     rows = read_recorded(path, {p.id for p in problems})
-    with path.open("a", encoding="utf-8") as file:
-        for start in range(0, len(problems), batch_size):
-            batch = problems[start : start + batch_size]
-            if all(p.id in rows for p in batch):
-                continue
-            outcomes = run_plans(batch, rules, models, seed=batch_seed(seed, start // batch_size))
-            new = [
-                _judge(problem, outcome, rules, grader, extract)
-                for problem, outcome in zip(batch, outcomes, strict=True)
-                if problem.id not in rows
-            ]
-            _append(file, path, new)
-            rows |= {row["id"]: row for row in new}
-            if on_progress:
-                on_progress(len(rows), len(problems), _running(list(rows.values())))
+    path.touch()
+    for start in range(0, len(problems), batch_size):
+        batch = problems[start : start + batch_size]
+        if all(p.id in rows for p in batch):
+            continue
+        outcomes = run_plans(batch, rules, models, seed=batch_seed(seed, start // batch_size))
+        new = [
+            _judge(problem, outcome, rules, grader, extract)
+            for problem, outcome in zip(batch, outcomes, strict=True)
+            if problem.id not in rows
+        ]
+        append_jsonl(path, new)
+        rows |= {row["id"]: row for row in new}
+        if on_progress:
+            on_progress(len(rows), len(problems), _running(list(rows.values())))
     result = summarise([rows[p.id] for p in problems], settings=recorded)
     write_atomically(out_dir / "result.json", json.dumps(result.to_dict(), indent=1) + "\n")
     return result
@@ -169,10 +168,7 @@ def read_recorded(path: Path, known: set[str] | None = None) -> dict[str, Row]:
     """
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    cut_torn_line(path)
     rows: dict[str, Row] = {}
     for line, row in read_jsonl(path):
         remedy = "remove that line and run again"
@@ -216,17 +212,6 @@ def _judge(
             asdict(one) | {"answer": answer} for one, answer in zip(candidates, answers, strict=True)
         ],
     }
-
-
-def _append(file: Any, path: Path, rows: Sequence[Row]) -> None:
-    try:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
-        file.flush()
-        os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot write ({error.strerror}); free space and run again: what is recorded is kept"
-        ) from error
 
 
 def _running(rows: Sequence[Row]) -> dict[str, float]:

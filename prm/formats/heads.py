@@ -17,7 +17,7 @@ from data.errors import UserError
 from prm.formats.spec import PRMFormat
 from prm.formats.tokens import token_id
 from prm.formats.weights import read_weights
-from prm.model import classifier, load_or_refuse
+from prm.model import classifier, load_or_refuse, trust
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Ensemble(nn.Module):
 
 def load_parts(path: str | Path, spec: PRMFormat, tokenizer: Any, dtype: torch.dtype) -> Parts:
     """Return decoder and head of a checkpoint. Raises UserError when it is laid out otherwise."""
-    config = load_or_refuse(path, lambda: AutoConfig.from_pretrained(path, trust_remote_code=False))
+    config = load_or_refuse(path, lambda: AutoConfig.from_pretrained(path, **trust(weights=False)))
     if spec.head == "lm_head":
         model = load_language_model(path, dtype)
         return Parts(model.base_model, _language_head(model, spec, tokenizer), config)
@@ -76,7 +76,7 @@ def load_parts(path: str | Path, spec: PRMFormat, tokenizer: Any, dtype: torch.d
         model = load_or_refuse(
             path,
             lambda: AutoModelForTokenClassification.from_pretrained(
-                path, dtype=dtype, trust_remote_code=False, output_loading_info=True
+                path, dtype=dtype, **trust(weights=False), output_loading_info=True
             ),
         )
         model, info = model
@@ -96,10 +96,10 @@ def load_language_model(path: str | Path, dtype: torch.dtype) -> Any:
         except ImportError as error:
             raise UserError(f"{path} is a LoRA adapter; pip install 'stepwell[lora]' to read it") from error
         return load_or_refuse(
-            path, lambda: AutoPeftModelForCausalLM.from_pretrained(path, dtype=dtype)
+            path, lambda: AutoPeftModelForCausalLM.from_pretrained(path, dtype=dtype, **trust(weights=False))
         ).merge_and_unload()
     return load_or_refuse(
-        path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=dtype, trust_remote_code=False)
+        path, lambda: AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **trust(weights=False))
     )
 
 

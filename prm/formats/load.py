@@ -25,6 +25,7 @@ from prm.scorer import LocalScorer
 logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Backend = Literal["local", "vllm"]
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,15 @@ def load(
     reference: str | Path | None = None,
     make_generator: Callable[[Any, Any], TextGenerator] | None = None,
     run_code: Callable[[str], str] | None = None,
+    backend: Backend = "local",
 ) -> Loaded:
     """Return scorer and format of a PRM, a folder or hub id.
 
     format: a registered name, a .yaml file, or None: recognised from name and config. dtype: "auto" is
     float32 on a CPU and for our own models, bfloat16 elsewhere. reference: the other model of a log-ratio.
     make_generator: model and tokenizer -> TextGenerator, for critics. run_code: the sandbox for code that a
-    critic writes.
+    critic writes. backend: what runs a class head, torch in this process or a vLLM engine, whose batches
+    are its own (max_batch_tokens does not apply).
 
     Raises UserError when the format cannot be told, or model and tokenizer do not fit it.
     """
@@ -80,6 +83,12 @@ def load(
         chosen.aggregation,
     )
     kind = _dtype(dtype, device)
+    if backend == "vllm":
+        from prm.vllm_scorer import VllmScorer
+
+        is_own = chosen.name == STEPWELL
+        precision = "float32" if dtype == "auto" and is_own else str(kind).removeprefix("torch.")
+        return Loaded(VllmScorer.load(path, chosen, dtype=precision, max_length=max_length), chosen)
     if chosen.name == STEPWELL:
         prm = load_prm(path)
         prm = prm if dtype == "auto" else prm.to(kind)

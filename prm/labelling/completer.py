@@ -11,8 +11,9 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from data.grading import grade_all
 from data.protocols import Grader, TextGenerator
-from data.schema import Problem, Sampling
+from data.schema import Problem, Sampling, Verdict
 from data.steps import JOINER, Splitter, step_texts
 
 Prefix = tuple[str, ...]
@@ -105,11 +106,17 @@ class Completer:
         sampling = replace(self.sampling, n=count, seed=None if seed is None else seed + self.calls)
         self.calls += 1
         drawn = self.generator.generate(prompts, sampling)
+        texts = [
+            (problem, self.as_text(prefix) + sample.text)
+            for (problem, prefix), samples in zip(queries, drawn, strict=True)
+            for sample in samples
+        ]
+        verdicts = map(_is_correct, grade_all(self.grader, *zip(*texts, strict=True)))
         results = []
-        for (problem, prefix), samples in zip(queries, drawn, strict=True):
+        for samples in drawn:
             row = []
             for sample in samples:
-                verdict = self.grade(problem, prefix, sample.text)
+                verdict = next(verdicts)
                 if sample.finish_reason == "length":
                     verdict = False
                 steps = tuple(step_texts(sample.text, self.splitter))
@@ -122,11 +129,15 @@ class Completer:
 
     def grade(self, problem: Problem, prefix: Prefix, continuation: str = "") -> bool | None:
         """Return whether the answer of prefix and continuation is right; None when unjudged."""
-        status = self.grader(problem, self.as_text(prefix) + continuation).status
-        return None if status == "unjudged" else status == "correct"
+        return _is_correct(self.grader(problem, self.as_text(prefix) + continuation))
 
     def as_text(self, prefix: Prefix) -> str:
         return "".join(step + self.joiner for step in prefix)
+
+
+def _is_correct(verdict: Verdict) -> bool | None:
+    """None when unjudged."""
+    return None if verdict.status == "unjudged" else verdict.status == "correct"
 
 
 def run_searches(completer: Completer, searches: Sequence[tuple[Problem, Search]]) -> list[Any]:

@@ -9,14 +9,13 @@ batch draws from a random stream of its own.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.files import write_atomically
+from data.files import append_jsonl, write_atomically
 from data.protocols import TextGenerator
 from data.schema import Problem, Sampling, StepSolution
 from data.step_readers import write_steps
@@ -88,7 +87,7 @@ def label_problems(
             part = _from_row(done[index])
         else:
             part = label_batch(batch, settings, completer, index, given=given, judge=judge)
-            _append_line(folder / "progress.jsonl", _to_row(index, part))
+            append_jsonl(folder / "progress.jsonl", [_to_row(index, part)])
         total.solutions += part.solutions
         total.cost.add(part.cost)
         for name, amount in part.counts.items():
@@ -311,18 +310,6 @@ def _read_progress(path: Path) -> list[dict[str, Any]]:
             break
         rows.append(row)
     return rows
-
-
-def _append_line(path: Path, row: Mapping[str, Any]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot write ({error.strerror}); free space, then start the same command again"
-        ) from error
 
 
 def _to_row(index: int, part: Labelled) -> dict[str, Any]:

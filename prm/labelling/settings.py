@@ -34,7 +34,7 @@ class LabelSettings(Settings):
     c_puct: float = Field(0.125, ge=0)
     """omega_prm: how much states that were searched less are preferred."""
     splitter: Splitter = "newline"
-    """What a step is: newline, blank_line, step_marker."""
+    """What a step is: newline, blank_line, step_marker; of programs code_block, code_line."""
     batch_problems: int = Field(32, ge=1)
     """Problems worked on together; a finished batch is never done again."""
     seed: int = Field(0, ge=0)
@@ -54,9 +54,9 @@ class LabelConfig(LabelSettings):
     split: str = "train"
     """Split of the problems. Never label what you will be evaluated on."""
     difficulty: str = "standard"
-    """Of the arithmetic world: standard, hard or shuffled."""
+    """Of the built-in worlds: standard, hard; shuffled (arithmetic); unsaid (programs)."""
     limit: int | None = Field(None, ge=1)
-    """The first so many problems only; none takes all (500 of the arithmetic world)."""
+    """The first so many problems only; none takes all (500 of a built-in world)."""
     template: str | None = None
     """Prompt template; none takes the benchmark's own."""
     temperature: float = Field(1.0, gt=0)
@@ -67,6 +67,8 @@ class LabelConfig(LabelSettings):
     """Most tokens of a rollout; none: the benchmark's own. A truncated rollout counts as wrong."""
     max_batch: int = Field(256, ge=1)
     """Sequences decoded together."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     judge: str | None = None
     """Folder or hub id of a model that names the first wrong step; only solutions on which it agrees with the
     rollouts are kept (consensus filter). none: all are."""

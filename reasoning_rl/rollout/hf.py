@@ -1,7 +1,7 @@
 """Rollouts with a transformers model in this process.
 
-Not an inference server: one decode loop over a key-value cache, with prompts grouped by length,
-shared prompts prefilled once for all their samples, and finished rows dropped from the batch.
+Not an inference server: one decode loop over a key-value cache that is written in place, with prompts grouped
+by length, shared prompts prefilled once for all their samples, and finished rows dropped from the batch.
 """
 
 from collections.abc import Sequence
@@ -10,10 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
-from data.errors import UserError
 from data.schema import Sample, Sampling
 from data.steps import decode
+from reasoning_rl.rollout.samples import check_tokenizer, encode_prompts, make_sample, too_long
+
+ROOM = 64
+"""Tokens that a cache grows by at a time."""
+FULL_ENOUGH = 7 / 8
+"""Finished rows leave the batch once no more than this share still runs: each time copies the cache."""
 
 
 class HFGenerator:
@@ -25,11 +31,7 @@ class HFGenerator:
     def __init__(
         self, model: PreTrainedModel, tokenizer: Any, *, max_batch: int = 256, seed: int = 0
     ) -> None:
-        if tokenizer.eos_token_id is None:
-            raise UserError(
-                "the policy's tokenizer has no end-of-sequence token, so no answer could ever end; "
-                "set tokenizer.eos_token and save it again"
-            )
+        check_tokenizer(tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.max_batch = max_batch
@@ -46,16 +48,19 @@ class HFGenerator:
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Sample]]:
         """Return `sampling.n` samples a prompt, in order.
 
-        Raises UserError when a prompt leaves no room for a token in the model's context.
+        A prompt that leaves no room in the model's context gives samples without a token. Raises UserError
+        for an empty prompt.
         """
         if not prompts:
             return []
         if sampling.seed is not None:
             self.random.manual_seed(sampling.seed)
-        encoded = self._encode(prompts)
-        self._check_room(encoded)
-        order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
-        samples: list[list[Sample]] = [[] for _ in prompts]
+        encoded = encode_prompts(self.tokenizer, prompts)
+        fitting = [i for i, ids in enumerate(encoded) if self._room(ids, sampling) > 0]
+        order = sorted(fitting, key=lambda i: len(encoded[i]))
+        samples: list[list[Sample]] = [too_long(ids, sampling, self.version) for ids in encoded]
+        for i in fitting:
+            samples[i] = []
         per_batch = max(1, self.max_batch // sampling.n)
         was_training = self.model.training
         self.model.eval()
@@ -66,37 +71,27 @@ class HFGenerator:
                     drawn = self._decode([encoded[i] for i in rows], sampling)
                     for k, (token_ids, logprobs) in enumerate(drawn):
                         i = rows[k // sampling.n]
-                        samples[i].append(self._finish(encoded[i], token_ids, logprobs, sampling))
+                        samples[i].append(
+                            make_sample(
+                                self.tokenizer, encoded[i], token_ids, logprobs, sampling, self.version
+                            )
+                        )
         finally:
             self.model.train(was_training)
         return samples
 
-    def _encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids with one BOS where the tokenizer has any (a chat template writes its own), and no EOS."""
-        bos, eos = self.tokenizer.bos_token, self.tokenizer.eos_token_id
-        own = bool(bos) and all(prompt.startswith(bos) for prompt in prompts)
-        encoded = self.tokenizer(list(prompts), add_special_tokens=not own)["input_ids"]
-        return [ids[:-1] if len(ids) > 1 and ids[-1] == eos else ids for ids in encoded]
-
-    def _check_room(self, encoded: list[list[int]]) -> None:
+    def _room(self, ids: list[int], sampling: Sampling) -> int:
+        """Tokens that may follow a prompt."""
         context = getattr(self.model.config, "max_position_embeddings", None)
-        for i, ids in enumerate(encoded):
-            if context is not None and len(ids) >= context:
-                raise UserError(
-                    f"prompt {i} has {len(ids)} tokens but the model's context is {context}; "
-                    "shorten it or use a model with a longer context"
-                )
-            if not ids:
-                raise UserError(f"prompt {i} is empty: there is nothing to continue")
+        room = sampling.max_new_tokens if context is None else context - len(ids)
+        return min(sampling.max_new_tokens, room)
 
     def _decode(self, prompts: list[list[int]], sampling: Sampling) -> list[tuple[list[int], list[float]]]:
         """Return (token ids, logprobs) of n continuations of each prompt, a prompt's samples side by side."""
         device = self.model.device
         width = max(len(ids) for ids in prompts)
-        context = (
-            getattr(self.model.config, "max_position_embeddings", None) or width + sampling.max_new_tokens
-        )
-        budget = min(sampling.max_new_tokens, context - width)
+        rooms = [self._room(ids, sampling) for ids in prompts for _ in range(sampling.n)]
+        room, budget = torch.tensor(rooms, device=device), max(rooms)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
         input_ids = torch.full((len(prompts), width), pad, device=device)
         mask = torch.zeros_like(input_ids)
@@ -104,7 +99,7 @@ class HFGenerator:
             input_ids[row, width - len(ids) :] = torch.tensor(ids, device=device)
             mask[row, width - len(ids) :] = 1
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
+        cache = roomy_cache(self.model.config)
         logits = self._forward(input_ids, mask, positions, cache)
         if sampling.n > 1:
             cache.batch_repeat_interleave(sampling.n)
@@ -112,26 +107,30 @@ class HFGenerator:
             mask = mask.repeat_interleave(sampling.n, 0)
             positions = positions.repeat_interleave(sampling.n, 0)
         total = logits.shape[0]
-        alive = torch.arange(total, device=device)
+        held = torch.arange(total, device=device)  # the sample that each row of the cache is of
+        live = torch.arange(total, device=device)  # the rows whose samples have not ended
         tokens = torch.full((total, budget), pad, device=device)
         token_logprobs = torch.zeros(total, budget, device=device)
-        lengths = torch.full((total,), budget, device=device)
+        lengths = room.clone()
         position = positions[:, -1:]
         for t in range(budget):
-            next_ids, next_logprobs = draw(logits, sampling, self.random)
-            tokens[alive, t] = next_ids
-            token_logprobs[alive, t] = next_logprobs
-            ended = self._ended(next_ids, tokens, alive, t, sampling)
-            lengths[alive[ended]] = t + 1
-            if bool(ended.all()) or t + 1 == budget:
+            drawn = logits if len(live) == len(held) else logits[live]
+            next_ids, next_logprobs = draw(drawn, sampling, self.random)
+            running = held[live]
+            tokens[running, t] = next_ids
+            token_logprobs[running, t] = next_logprobs
+            ended = self._ended(next_ids, tokens, running, t, sampling)
+            lengths[running[ended]] = t + 1
+            live = live[~ended & (room[running] > t + 1)]
+            if not len(live):
                 break
-            if bool(ended.any()):
-                keep = (~ended).nonzero().squeeze(1)
-                cache.batch_select_indices(keep)
-                alive, mask, position, next_ids = alive[keep], mask[keep], position[keep], next_ids[keep]
+            if len(live) <= FULL_ENOUGH * len(held):
+                cache.batch_select_indices(live)
+                held, mask, position = held[live], mask[live], position[live]
+                live = torch.arange(len(held), device=device)
             mask = torch.cat([mask, mask.new_ones(mask.shape[0], 1)], dim=1)
             position = position + 1
-            logits = self._forward(next_ids[:, None], mask, position, cache)
+            logits = self._forward(tokens[held, t][:, None], mask, position, cache)
         rows = zip(tokens.tolist(), token_logprobs.tolist(), lengths.tolist(), strict=True)
         return [(ids[:length], logprobs[:length]) for ids, logprobs, length in rows]
 
@@ -147,29 +146,60 @@ class HFGenerator:
         )
         return output.logits[:, -1].float()
 
-    def _ended(self, next_ids: Tensor, tokens: Tensor, alive: Tensor, t: int, sampling: Sampling) -> Tensor:
+    def _ended(self, next_ids: Tensor, tokens: Tensor, running: Tensor, t: int, sampling: Sampling) -> Tensor:
         ended = next_ids == self.tokenizer.eos_token_id
         if sampling.stop:
-            for row, index in enumerate(alive.tolist()):
+            # The stop string ends in the newest token; a token holds a character at least, but for a few.
+            first = max(0, t - max(map(len, sampling.stop)) - 8)
+            for row, ids in enumerate(tokens[running, first : t + 1].tolist()):
                 if not ended[row]:
-                    text = decode(self.tokenizer, tokens[index, : t + 1].tolist())
+                    text = decode(self.tokenizer, ids)
                     ended[row] = any(stop in text for stop in sampling.stop)
         return ended
 
-    def _finish(
-        self, prompt_ids: list[int], token_ids: list[int], logprobs: list[float], sampling: Sampling
-    ) -> Sample:
-        text = decode(self.tokenizer, token_ids)
-        stops = [text.find(stop) for stop in sampling.stop if stop in text]
-        ended = bool(stops) or token_ids[-1] == self.tokenizer.eos_token_id
-        return Sample(
-            prompt_ids=tuple(prompt_ids),
-            token_ids=tuple(token_ids),
-            logprobs=tuple(logprobs),
-            text=text[: min(stops)] if stops else text,
-            finish_reason="stop" if ended else "length",
-            version=self.version,
-        )
+
+class RoomyLayer(DynamicLayer):
+    """A layer of the key-value cache with room behind its tokens, so that a new one moves no other.
+
+    transformers' own joins old and new, which copies every key and value for every token. Here `keys` and
+    `values` (rows, heads, tokens, D) are views into room for up to ROOM tokens more.
+    """
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append keys and values (rows, heads, new tokens, D); return those of all tokens."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not start or end > self.rooms[0].shape[-2]:
+            size = (*key_states.shape[:-2], end + ROOM)
+            rooms = [state.new_empty(*size, state.shape[-1]) for state in (key_states, value_states)]
+            if start:
+                rooms[0][..., :start, :], rooms[1][..., :start, :] = self.keys, self.values
+            self.rooms = rooms
+        self.rooms[0][..., start:end, :], self.rooms[1][..., start:end, :] = key_states, value_states
+        return self._show(end)
+
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = (room[..., :length, :] for room in self.rooms)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if length := self.get_seq_length():
+            self.rooms = [room.repeat_interleave(repeats, dim=0) for room in self.rooms]
+            self._show(length)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if length := self.get_seq_length():
+            self.rooms = [room[indices] for room in self.rooms]
+            self._show(length)
+
+
+def roomy_cache(config: Any) -> DynamicCache:
+    """Return transformers' cache for a model, whose plain layers have room; others (sliding ones) stay."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 def draw(logits: Tensor, sampling: Sampling, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -185,7 +215,15 @@ def draw(logits: Tensor, sampling: Sampling, random: torch.Generator) -> tuple[T
     if sampling.top_k or sampling.top_p < 1:
         logits = truncate(logits, top_k=sampling.top_k, top_p=sampling.top_p)
     logprobs = logits.log_softmax(-1)
-    token_ids = torch.multinomial(logprobs.exp(), 1, generator=random)
+    # Where a uniform number falls in the distribution function: one random number a row, where multinomial
+    # draws one for every token of the vocabulary. In float64, so that rare tokens keep their share.
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    mass = logprobs.exp().cumsum(-1, dtype=wide)
+    total = mass[:, -1:]
+    point = total * torch.rand(total.shape, generator=random, device=logits.device, dtype=wide)
+    # Below the total even when rounded: a token of no mass can then not be met.
+    point = torch.minimum(point, total.nextafter(torch.zeros_like(total)))
+    token_ids = torch.searchsorted(mass, point, right=True)
     return token_ids.squeeze(-1), logprobs.gather(-1, token_ids).squeeze(-1)
 
 

@@ -1,0 +1,265 @@
+"""Direct preference optimisation: a policy learns from pairs of responses, with no reward model or sampling.
+
+Pairs run through the supervised loop (prm.fit). What the frozen reference says about a pair never changes, so
+it is computed once before the training and kept beside the checkpoints; no second model is in memory then.
+A pair may share the start of its response (`Preference.prefix`): that is context, and the loss is on what
+follows it. This is step-level DPO, when chosen and rejected are single steps.
+
+    examples = encode_preferences(tokenizer, pairs, max_length=1024)
+    examples = cache_reference(model, examples)
+    fit(model, examples, PreferenceObjective(PreferenceSettings()), FitConfig(), ...)
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from data.errors import UserError
+from data.preference_readers import Prefer, read_preferences
+from data.protocols import MetricLog
+from data.schema import Preference
+from data.settings import Settings
+from prm.batching import cut_by_tokens, drop_overlong
+from prm.checkpoint import refuse_used_folder, save_model
+from prm.fit import FitConfig, check_fit, fit, length_limit
+from prm.model import check_vocabulary, load_backbone, load_tokenizer
+from reasoning_rl.models import disable_dropout
+from reasoning_rl.preference_examples import (
+    EncodedPreference,
+    chat_renderer,
+    collate_preferences,
+    encode_preferences,
+    split_by_prompt,
+)
+from reasoning_rl.preference_loss import PreferenceLoss, preference_loss
+from reasoning_rl.reference_logprobs import cache_reference, response_logprobs
+
+
+class PreferenceSettings(Settings):
+    """What is learned from a pair."""
+
+    loss: PreferenceLoss = "sigmoid"
+    """sigmoid: DPO; ipo: a squared distance from a fixed margin, which does not grow without bound."""
+    beta: float = Field(0.1, gt=0)
+    """Scale of the log-ratio to the reference: larger stays closer to it."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the preferences taken to be the wrong way round (conservative DPO; loss: sigmoid)."""
+    average_logprobs: bool = False
+    """Divide each response's log-ratio by its tokens, so that length does not count (usual with ipo)."""
+    sft_coef: float = Field(0.0, ge=0)
+    """Weight of next-token loss on the chosen response, per token: keeps its probability from falling
+    together with the rejected one's (arXiv:2404.19733 takes 1)."""
+
+
+class DPOConfig(Settings):
+    """Direct preference optimisation of a causal language model."""
+
+    model: str
+    """Folder or hub id of the policy, normally after SFT."""
+    reference: str | None = None
+    """Folder or hub id of the reference; null: the policy as it is before training."""
+    reference_logprobs: Literal["cached", "live"] = "cached"
+    """cached: computed once before training and kept in output_dir; live: the reference stays in memory and
+    runs beside the policy, worth it only where few of the pairs are used (max_updates)."""
+    data: str
+    """File, folder or hub id of pairs {prompt, chosen, rejected}, as text or messages; HH-RLHF and
+    PKU-SafeRLHF rows are read as they are."""
+    split: str = "train"
+    """Split of a hub id or folder."""
+    prefer: Prefer = "better"
+    """Of PKU-SafeRLHF: which judgement orders the responses."""
+    eval_data: str | None = None
+    """Held-out pairs; null: off, a share of the prompts is held out."""
+    eval_split: str = "test"
+    """Split of a hub id or folder given as eval_data."""
+    holdout: float = Field(0.05, ge=0, lt=1)
+    """Share of the prompts held out for validation when eval_data is null."""
+    output_dir: str = "runs/dpo"
+    """Checkpoints go to checkpoints/ in it, the trained model to model/."""
+    max_length: int = Field(1024, ge=2)
+    """Most tokens of prompt and response together."""
+    cut_prompt: bool = False
+    """Leave out a prompt's oldest tokens where a pair exceeds max_length, as in long dialogues; off:
+    fit.overlong decides."""
+    preference: PreferenceSettings = PreferenceSettings()
+    fit: FitConfig = FitConfig(learning_rate=1e-6)
+
+
+class PreferenceObjective:
+    """DPO and IPO for the supervised loop. B = 2N rows, T tokens; row 2k is pair k's chosen side.
+
+    reference: the model to ask where the examples carry no cached answers.
+    """
+
+    def __init__(self, settings: PreferenceSettings, reference: PreTrainedModel | None = None) -> None:
+        self.settings = settings
+        self.reference = reference
+
+    def collate(self, examples: Sequence[EncodedPreference]) -> dict[str, Tensor]:
+        """Return input_ids, attention_mask, target_mask (B, T), and reference (B,) where it is known."""
+        batch = collate_preferences(examples)
+        known = [example.reference for example in examples if example.reference is not None]
+        if len(known) == len(examples):
+            batch["reference"] = torch.tensor(known).flatten()
+        return batch
+
+    def count(self, batch: Mapping[str, Tensor]) -> float:
+        return len(batch["input_ids"]) / 2
+
+    def loss(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        settings = self.settings
+        logprobs = response_logprobs(model, batch)  # (B,)
+        ratios = logprobs - self._reference(batch)
+        lengths = batch["target_mask"].sum(1).clamp(min=1)
+        if settings.average_logprobs:
+            ratios = ratios / lengths
+        losses = preference_loss(
+            ratios[0::2],
+            ratios[1::2],
+            kind=settings.loss,
+            beta=settings.beta,
+            label_smoothing=settings.label_smoothing,
+        )
+        if settings.sft_coef:
+            losses = losses - settings.sft_coef * (logprobs / lengths)[0::2]
+        rewards = settings.beta * ratios.detach()
+        margins = rewards[0::2] - rewards[1::2]
+        stats = {
+            "accuracy": (margins > 0).sum(),
+            "margin": margins.sum(),
+            "chosen_reward": rewards[0::2].sum(),
+            "rejected_reward": rewards[1::2].sum(),
+            "chosen_logprob": (logprobs / lengths)[0::2].sum().detach(),
+        }
+        return losses.sum(), stats
+
+    def _reference(self, batch: Mapping[str, Tensor]) -> Tensor:
+        if "reference" in batch:
+            return batch["reference"]
+        assert self.reference is not None, "examples without cached reference, and no reference model"
+        with torch.no_grad():
+            return response_logprobs(self.reference, batch)
+
+
+@torch.no_grad()
+def validate_preferences(
+    model: PreTrainedModel,
+    examples: Sequence[EncodedPreference],
+    objective: PreferenceObjective,
+    *,
+    max_tokens: int = 8192,
+) -> dict[str, float]:
+    """Return valid/* of the held-out pairs: loss, accuracy (the implicit reward orders the pair right),
+    margin, the two rewards, and the chosen response's log-probability a token."""
+    sums: dict[str, float] = {}
+    lengths = [2 * len(example) for example in examples]
+    order = sorted(range(len(examples)), key=lambda row: -lengths[row])
+    for rows in cut_by_tokens(order, lengths, max_tokens):
+        batch = objective.collate([examples[row] for row in rows])
+        loss, stats = objective.loss(model, {k: v.to(model.device) for k, v in batch.items()})
+        for name, value in {"loss": loss, **stats}.items():
+            sums[name] = sums.get(name, 0.0) + float(value)
+    return {f"valid/{name}": total / len(examples) for name, total in sums.items()}
+
+
+def train_dpo(config: DPOConfig, *, accelerator: Any, log: MetricLog, resume: bool = False) -> Path:
+    """Train as configured; return the folder of the trained policy. Raises UserError for unusable input."""
+    refuse_used_folder(config.output_dir, resume=resume)
+    tokenizer = load_tokenizer(config.model)
+    render = chat_renderer(tokenizer)
+    pairs = read_preferences(config.data, split=config.split, prefer=config.prefer, render=render)
+    if config.eval_data:
+        held_out = read_preferences(
+            config.eval_data, split=config.eval_split, prefer=config.prefer, render=render
+        )
+    else:
+        pairs, held_out = split_by_prompt(pairs, config.holdout, config.fit.seed)
+    check_fit(config.fit, len(pairs), accelerator.num_processes)
+    model = load_backbone(config.model)
+    check_vocabulary(model, tokenizer)
+    reference = load_backbone(config.reference) if config.reference else None
+    fit_preferences(
+        model,
+        tokenizer,
+        pairs,
+        held_out,
+        config,
+        reference=reference,
+        accelerator=accelerator,
+        log=log,
+        resume=resume,
+    )
+    folder = Path(config.output_dir) / "model"
+    if accelerator.is_main_process:
+        save_model(folder, model, tokenizer)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def fit_preferences(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    pairs: Sequence[Preference],
+    held_out: Sequence[Preference],
+    config: DPOConfig,
+    *,
+    accelerator: Any,
+    log: MetricLog,
+    reference: PreTrainedModel | None = None,
+    validate: Callable[[Any], Mapping[str, float]] | None = None,
+    resume: bool = False,
+) -> None:
+    """Train `model` in place on pairs, against `reference` (None: the model as it is now).
+
+    validate: further metrics, beside those of the held-out pairs.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError("the tokenizer has no EOS token, so a response cannot end; set tokenizer.eos_token")
+    disable_dropout(model)  # under dropout the policy would differ from a reference that it equals
+    # A pair is two rows of its length.
+    budget = max(1, config.fit.micro_batch_tokens // 2)
+    fit_config = config.fit.model_copy(update={"micro_batch_tokens": budget})
+    limit = min(length_limit(model, fit_config), config.max_length)
+    train, valid = (
+        drop_overlong(
+            encode_preferences(tokenizer, some, limit, cut_prompt=config.cut_prompt),
+            limit,
+            config.fit.overlong,
+        )[0]
+        for some in (pairs, held_out)
+    )
+    reference = (reference or copy.deepcopy(model)) if config.reference_logprobs == "live" else reference
+    if reference is not None:
+        reference = reference.to(accelerator.device).eval().requires_grad_(False)
+    live = reference
+    if config.reference_logprobs == "cached":
+        asked = model.to(accelerator.device) if reference is None else reference
+        path = Path(config.output_dir) / "reference.safetensors"
+        both = cache_reference(
+            asked, [*train, *valid], path=path, max_tokens=2 * budget, accelerator=accelerator
+        )
+        train, valid = both[: len(train)], both[len(train) :]
+        live = reference = asked = None  # of a reference of its own, the memory is free from here on
+    objective = PreferenceObjective(config.preference, live)
+
+    def measure(trained: Any) -> dict[str, float]:
+        metrics = validate_preferences(trained, valid, objective, max_tokens=2 * budget) if valid else {}
+        return metrics | dict(validate(trained) if validate else {})
+
+    fit(
+        model,
+        train,
+        objective,
+        fit_config,
+        accelerator=accelerator,
+        run_dir=config.output_dir,
+        log=log,
+        validate=measure if valid or validate else None,
+        resume=resume,
+    )

@@ -1,0 +1,172 @@
+"""Rounds of sampling and learning: iterative DPO, step-level DPO and rejection sampling, and their resume."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from cli_cases import failure, save_models
+from rl_world import taught_policy, tiny_policy
+
+from data.arithmetic import NAMES
+from data.errors import UserError
+from data.schema import Problem, Sampling, Verdict
+from data.world_tokenizer import word_tokenizer
+from prm.checkpoint import save_model
+from prm.fit import FitConfig, fit
+from prm.model import load_backbone
+from reasoning_rl.cli import main
+from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
+from reasoning_rl.rft import LearnRight, RFTConfig
+from reasoning_rl.rounds import RoundsConfig, run_rounds
+from reasoning_rl.sampled import read_groups
+from reasoning_rl.sft import NextToken, encode_pairs
+from reasoning_rl.telemetry import RunLog, read_metrics
+from reasoning_rl.world import prompt
+
+CPU = Accelerator(cpu=True)
+ROLLOUT = {"problems_per_iteration": 32, "samples_per_problem": 4, "max_new_tokens": 12}
+TOKENIZER = word_tokenizer()
+PROBLEMS = [Problem(f"{name}{n}", f"{name} has {n}.", "7") for name in NAMES for n in range(10, 20)]
+"""A world in which 7 is right whatever was asked, and a policy that says 8 half of the time."""
+
+
+def solution(n: int) -> str:
+    return f"Ann has 5\n#### {n}"
+
+
+class Sevens:
+    """The scorer: a step with an 8 is wrong, and so is all after it."""
+
+    def score(self, problems, solutions):
+        return [
+            [float(not any("8" in s for s in steps[: k + 1])) for k in range(len(steps))]
+            for steps in solutions
+        ]
+
+
+def grade(problem: Problem, response: str) -> Verdict:
+    return Verdict("correct" if response.endswith(f"#### {problem.answer}") else "wrong")
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("policy")
+    model = tiny_policy(TOKENIZER)
+    pairs = [(prompt(p.text), solution(7 + k % 2)) for k, p in enumerate(PROBLEMS)]
+    config = FitConfig(learning_rate=1e-2, batch_size=14, epochs=14, save_every=None)
+    examples = encode_pairs(TOKENIZER, pairs)
+    fit(model, examples, NextToken(), config, accelerator=CPU, run_dir=folder, log=RunLog(folder))
+    save_model(folder / "sft", model, TOKENIZER)
+    return folder / "sft"
+
+
+def settings(kind: type[RoundsConfig], policy: Path, folder: Path, **over) -> RoundsConfig:
+    fit = FitConfig(learning_rate=2e-3, batch_size=8, epochs=2, save_every=4)
+    return kind(policy=str(policy), output_dir=str(folder), **({"rollout": ROLLOUT, "fit": fit} | over))
+
+
+def sevens(generator) -> dict[str, float]:
+    prompts = [prompt(p.text) for p in PROBLEMS[:100]]
+    drawn = generator.generate(prompts, Sampling(max_new_tokens=12, seed=1))
+    return {"valid/sampled": sum(group[0].text.endswith("#### 7") for group in drawn) / 100}
+
+
+def run(config: RoundsConfig, *, resume: bool = False, stop_at: int | None = None) -> Path:
+    def watch(iteration: int, _: object) -> None:
+        if iteration == stop_at:
+            raise KeyboardInterrupt
+
+    learn = LearnRight if isinstance(config, RFTConfig) else LearnPreferences
+    return run_rounds(
+        config,
+        learn(config, TOKENIZER, CPU),
+        start=lambda _, current: current,
+        problems=PROBLEMS,
+        grader=grade,
+        scorer=Sevens() if config.prm else None,
+        accelerator=CPU,
+        log=RunLog(config.output_dir, watch=watch),
+        validate=sevens,
+        resume=resume,
+    )
+
+
+def test_iterative_dpo_improves_the_policy_round_by_round(tmp_path: Path, policy: Path) -> None:
+    run(settings(DPOIterConfig, policy, tmp_path / "run", rounds=2))
+    rows = read_metrics(tmp_path / "run")
+    assert [row["iteration"] for row in rows] == [0, 1, 2]
+    assert rows[2]["valid/sampled"] > rows[0]["valid/sampled"] + 0.15
+    assert rows[2]["reward/outcome"] > rows[1]["reward/outcome"]  # round 2 sampled what round 1 trained
+    assert rows[1]["pairs/count"] > 0 and 0 < rows[1]["pairs/accuracy"] <= 1
+
+
+def test_rejection_sampling_imitates_right_answers(tmp_path: Path, policy: Path) -> None:
+    run(settings(RFTConfig, policy, tmp_path / "run"))
+    rows = read_metrics(tmp_path / "run")
+    groups = read_groups(tmp_path / "run" / "round_01" / "samples.jsonl")
+    assert rows[1]["chains/count"] == sum(
+        len({r.text for r in g.responses if r.outcome == 1}) for g in groups
+    )
+    assert rows[1]["valid/sampled"] > rows[0]["valid/sampled"] + 0.1
+
+
+def test_step_pairs_change_the_step_that_decides(tmp_path: Path, policy: Path) -> None:
+    run(settings(DPOIterConfig, policy, tmp_path / "run", prm="x", pairs="steps"))
+    rows = read_metrics(tmp_path / "run")
+    assert rows[1]["pairs/count"] > 5 and rows[1]["valid/sampled"] > rows[0]["valid/sampled"] + 0.1
+
+
+@pytest.mark.parametrize("stop_at", [0, 1])
+def test_a_run_that_was_stopped_goes_on_with_its_round(tmp_path: Path, policy: Path, stop_at: int) -> None:
+    whole = run(settings(DPOIterConfig, policy, tmp_path / "whole", rounds=2))
+    torn = settings(DPOIterConfig, policy, tmp_path / "torn", rounds=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(torn, stop_at=stop_at)
+    with pytest.raises(UserError, match="add --resume") if stop_at else nullcontext():
+        again = run(torn)
+    again = run(torn, resume=True) if stop_at else again
+    weights = load_backbone(again).state_dict()
+    for name, value in load_backbone(whole).state_dict().items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=0)
+    assert read_metrics(tmp_path / "torn") == read_metrics(tmp_path / "whole")
+
+
+def test_the_reference_may_stay_the_first_policy(tmp_path: Path, policy: Path) -> None:
+    """Only against the first policy does the second round begin with a margin."""
+    margins = {}
+    for reference in ("previous", "first"):
+        run(settings(DPOIterConfig, policy, tmp_path / reference, reference=reference, rounds=2))
+        first = (tmp_path / reference / "round_02" / "metrics.jsonl").read_text().splitlines()[0]
+        margins[reference] = json.loads(first)["train/margin"]
+    assert margins["previous"] == pytest.approx(0, abs=1e-6)  # update 1 sees the reference itself
+    assert abs(margins["first"]) > 1e-3
+
+
+def test_mistakes_are_named(tmp_path: Path, policy: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
+    common = ["--policy", policy, "--output-dir", tmp_path / "run"]
+    assert "set prm" in failure(capsys, "dpo-iter", *common, "--pairs", "steps")
+    assert "give both or neither" in failure(capsys, "dpo-iter", *common, "--score", "reward_model")
+    assert "min_step_score needs step scores" in failure(capsys, "rft", *common, "--min-step-score", "0.5")
+    text = failure(capsys, "rft", *common, "--prm", "oracle", "--problems", "gsm8k")
+    assert "knows the arithmetic world only" in text
+    text = failure(capsys, "rft", *common, "--num-problems", "8")
+    assert "lower it" in text
+
+
+def test_the_command_runs_rounds(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
+    models = save_models(tmp_path, *taught_policy())
+    args = ["dpo-iter", "--policy", str(models / "policy"), "--prm", str(models / "prm"), "--score", "prm"]
+    args += ["--output-dir", str(tmp_path / "run"), "--num-problems", "20", "--num-validation", "8"]
+    args += ["--rollout.problems-per-iteration", "16", "--rollout.max-new-tokens", "48"]
+    main(args)
+    assert (tmp_path / "run" / "model" / "config.json").exists() and (
+        tmp_path / "run" / "config.yaml"
+    ).exists()
+    assert {"valid/greedy", "pairs/count"} <= read_metrics(tmp_path / "run")[1].keys()
+    with pytest.raises(SystemExit):
+        main([*args, "--resume"])  # it is finished: nothing is trained twice
