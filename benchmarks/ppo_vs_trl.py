@@ -1,14 +1,15 @@
-"""A PPO update beside TRL 1.12's (the last release with PPOTrainer): same tiny model, prompts, lengths, one thread.
+"""A PPO update beside TRL 1.12's, the last release with PPOTrainer: same tiny model, prompts and lengths.
 
     python benchmarks/ppo_vs_trl.py --rival FOLDER --json ppo_vs_trl.json [--only fixed ragged]
 
 FOLDER holds tiny/ (a 5.8 M parameter Qwen2 with its tokenizer) and trl112/ (trl==1.12.0, installed with
-`pip install --no-deps --target FOLDER/trl112`). The work of one update: 64 prompts of 64 tokens, 128 new tokens
-(or until EOS), then policy, reference, critic and reward model of the same size, and the update itself.
+`pip install --no-deps --target FOLDER/trl112`). The work of one update: 64 prompts of 64 tokens, 128 new
+tokens (or until EOS), then policy, reference, critic and reward model of the same size, and the update.
 
-Settings: fixed (no EOS, one epoch), ragged (EOS with probability 1/48 a token, at most 128 tokens), bf16 (fixed
-under bf16 autocast), epochs4 (fixed, four epochs). Every measurement is a process of its own; sides take turns;
-the first update warms up, the median of the others counts. CPU-seconds of the whole update, generation included.
+Settings: fixed (no EOS, one epoch), ragged (EOS with probability 1/48 a token, at most 128 tokens), bf16
+(fixed under bf16 autocast), epochs4 (fixed, four epochs). Every measurement is a process of its own with one
+thread; sides take turns; the first update warms up, the median of the others counts. CPU-seconds of the whole
+update, generation included.
 
 Keys of the JSON: SETTING.SIDE {cpu_s, all_cpu_s, peak_rss_mb, phases (share of the time)}, SETTING.ratio
 (trl / ours), SETTING.tokens (new tokens of an update, a side); floor {gflops, fixed, epochs4}: what the FLOPs
@@ -47,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def make_prompts(tokenizer: Any, count: int, seed: int = 0) -> list[str]:
     """Return texts of exactly PROMPT tokens."""
     rng = random.Random(seed)
-    words = "students total apples price half sum each group then left class hours miles cost ratio".split()
+    words = ("students", "total", "apples", "price", "half", "sum", "each", "group", "then", "left", "miles")
     prompts: list[str] = []
     while len(prompts) < count:
         text = "".join(f" {rng.choice(words)} {rng.randint(1, 99)}" for _ in range(PROMPT))
@@ -115,6 +116,7 @@ def ours(tiny: str, updates: int, *, ragged: bool = False, bf16: bool = False, e
                     "problems_per_iteration": BATCH,
                     "samples_per_problem": 1,
                     "max_new_tokens": NEW,
+                    "old_logprobs": "sampled",
                 },
                 "kl": {"coef": 0.05},
                 "critic": {"value_clip_range": 0.2, "learning_rate": 1e-5},
@@ -250,7 +252,7 @@ def summarise(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def floor(tiny: Path) -> dict[str, float]:
-    """CPU-seconds of the FLOPs alone: generation, reference, value and reward forwards, two updates a epoch."""
+    """CPU-seconds of the FLOPs alone: generation, reference, value and reward passes, an update an epoch."""
     import torch
 
     torch.set_num_threads(1)
@@ -325,9 +327,8 @@ def show(result: dict[str, Any]) -> None:
             if setting != "floor" and side in sides:
                 of = sides[side]
                 shares = ", ".join(f"{name} {share:.0%}" for name, share in of["phases"].items())
-                out.append(
-                    f"| {setting} | {side} | {of['cpu_s']:.1f} | {of['tokens']:,} | {of['peak_rss_mb']} | {shares} |"
-                )
+                row = (setting, side, f"{of['cpu_s']:.1f}", f"{of['tokens']:,}", of["peak_rss_mb"], shares)
+                out.append("| " + " | ".join(map(str, row)) + " |")
     sys.stdout.write("\n".join(out) + "\n")
 
 

@@ -152,7 +152,10 @@ def _penalised(
     kl = kl_estimate(said.logprobs, said.ref_logprobs, kl_config.estimator) * mask
     if kl_config.place == "reward":
         rewards = rewards - learner.kl.coef * kl
-    return rewards * mask, _policy_monitors(rollout, said.logprobs, kl, said.entropies)
+    metrics = _policy_monitors(rollout, said.logprobs, kl, said.entropies)
+    if learner.config.rollout.old_logprobs == "recomputed":
+        metrics |= mismatch_metrics(said.logprobs, rollout.behaviour_logprobs, mask)
+    return rewards * mask, metrics
 
 
 def _experience(
@@ -185,13 +188,12 @@ def _experience(
 def _policy_monitors(
     rollout: Rollout, old_logprobs: Tensor, kl: Tensor, entropies: Tensor
 ) -> dict[str, float]:
-    """Monitors of the policy, and of the sampler's distance from it."""
+    """Monitors of the policy."""
     mask = rollout.action_mask
     return {
         "policy/kl_per_response": kl.sum().item() / len(rollout.lengths),
         "policy/entropy": masked_mean(entropies, mask),
         "policy/perplexity": math.exp(-masked_mean(old_logprobs, mask)),
-        **mismatch_metrics(old_logprobs, rollout.behaviour_logprobs, mask),
     }
 
 
@@ -205,30 +207,37 @@ def masked_mean(values: Tensor, mask: Tensor) -> float:
 def forward_rollout(learner: Learner, rollout: Rollout) -> Forward:
     """Run actor, reference and critic (where there is one) once over a rollout.
 
+    With rollout.old_logprobs sampled the actor rests, and minus a token's logprob stands for the entropy
+    before it: that is its expectation.
     Row groups of similar length, within the token budget: nothing is computed on padding that can be avoided.
     Every process computes its share and gets all. Raises NonFinite before any statistic has seen NaN.
     """
     config, device = learner.config, learner.accelerator.device
     shape = rollout.input_ids.shape
     said = Forward(*(torch.zeros(shape) for _ in range(4)), final_values=torch.zeros(shape[0]))
+    is_sampled = config.rollout.old_logprobs == "sampled"
     place = {"rank": learner.accelerator.process_index, "world": learner.world}
     for rows, counts in shares(rollout.lengths, config.update.micro_batch_tokens, **place):
         width = int(rollout.lengths[rows].max())
         input_ids = rollout.input_ids[rows, :width].to(device)
         mask = rollout.action_mask[rows, :width].to(device)
         temperature = config.rollout.temperature
-        logprobs, entropies = learner.actor(input_ids, mask, temperature=temperature, with_entropy=True)
+        if not is_sampled:
+            logprobs, entropies = learner.actor(input_ids, mask, temperature=temperature, with_entropy=True)
         ref_logprobs, _ = learner.reference(input_ids, mask, temperature=temperature)
         if learner.critic is not None:
             values, final = learner.critic(input_ids, mask, rollout.lengths[rows].to(device))
         if not counts:
             continue
-        said.logprobs[rows, :width] = logprobs.cpu()
-        said.entropies[rows, :width] = entropies.cpu()
+        if not is_sampled:
+            said.logprobs[rows, :width], said.entropies[rows, :width] = logprobs.cpu(), entropies.cpu()
         said.ref_logprobs[rows, :width] = ref_logprobs.cpu()
         if learner.critic is not None:
             said.values[rows, :width], said.final_values[rows] = values.cpu(), final.cpu()
     if learner.world > 1:  # the others' rows are 0 here
         said = Forward(**{name: learner.reduce(plane) for name, plane in vars(said).items()})
+    if is_sampled:
+        noted = rollout.behaviour_logprobs * rollout.action_mask
+        said = replace(said, logprobs=noted, entropies=-noted)
     require_finite(**vars(said))
     return said

@@ -38,6 +38,9 @@ class RolloutConfig(Settings):
     """Nucleus mass. Below 1 the sampled distribution differs from the one the ratio is taken over."""
     top_k: Whole = 0
     """0 is off."""
+    old_logprobs: Literal["recomputed", "sampled"] = "recomputed"
+    """Logprobs of the tokens before the update: a pass of the trainer's own, or as the sampler noted them,
+    which saves that pass. Sampled needs top_p 1 and top_k 0 and leaves no mismatch to see or correct."""
     truncated_is: Literal["off", "token", "sequence"] = "off"
     """Weigh the policy loss by min(trainer's / engine's probability, is_cap) of each token, or of the whole
     response: corrects engines that compute otherwise and rollouts that are older than the policy."""
@@ -277,6 +280,17 @@ class PPOConfig(Settings):
             )
         if self.rollout.dynamic_rounds > 0 and self.rollout.samples_per_problem == 1:
             raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
+        if self.rollout.old_logprobs == "sampled":
+            if self.rollout.top_p < 1 or self.rollout.top_k:
+                raise UserError(
+                    "rollout.old_logprobs sampled needs rollout.top_p 1 and top_k 0: with truncation the "
+                    "sampler's logprobs are those of what was left"
+                )
+            if self.rollout.truncated_is != "off":
+                raise UserError(
+                    "rollout.truncated_is compares the trainer's logprobs with the sampler's: set "
+                    "rollout.old_logprobs to recomputed"
+                )
         if self.rollout.engine.max_ahead and (self.rollout.dynamic_rounds or self.algorithm == "vine"):
             raise UserError(
                 "rollout.engine.max_ahead samples while the policy trains, and dynamic_rounds and algorithm "

@@ -10,6 +10,7 @@ from rl_world import tiny_policy, world
 from test_rl_ppo import learner_for, rollout_of, settings
 from torch import Tensor
 
+from data.errors import UserError
 from data.schema import Sampling
 from data.world_tokenizer import word_tokenizer
 from reasoning_rl.config import RolloutConfig
@@ -200,3 +201,37 @@ def test_an_update_weighs_every_token_by_how_stale_its_sample_was(tmp_path) -> N
         assert metrics["rollout/mismatch_mean"] == pytest.approx(math.log(2), abs=1e-4)
     assert losses["token", 4.0] == pytest.approx(2 * losses["off", 2.0], rel=1e-4)
     assert losses["token", 1.5] == pytest.approx(1.5 * losses["off", 2.0], rel=1e-4)
+
+
+def test_logprobs_noted_while_sampling_stand_for_the_actors_own_pass(tmp_path) -> None:
+    tokenizer, problems = world(8)
+    found = {}
+    for source in ("recomputed", "sampled"):
+        rollout_settings = {
+            "problems_per_iteration": 8,
+            "samples_per_problem": 16,
+            "max_new_tokens": 12,
+            "old_logprobs": source,
+        }
+        config = settings(tmp_path, rollout=rollout_settings, update={"minibatch_size": 128})
+        learner = learner_for(config, tokenizer)
+        rollout = rollout_of(learner, tokenizer, problems)
+        passes: list[bool] = []
+        learner.actor.module.register_forward_pre_hook(lambda *_, passes=passes: passes.append(True))
+        rewards = torch.randn(rollout.input_ids.shape, generator=torch.Generator().manual_seed(0))
+        experience, metrics = make_experience(learner, rollout, rewards * rollout.action_mask)
+        found[source] = experience, metrics, len(passes)
+    (ours, measured, own), (theirs, noted, none) = found["recomputed"], found["sampled"]
+    assert own > 0 and none == 0
+    for name in ("old_logprobs", "advantages", "returns"):
+        torch.testing.assert_close(getattr(theirs, name), getattr(ours, name), rtol=1e-4, atol=1e-4)
+    assert noted["policy/kl_per_response"] == pytest.approx(measured["policy/kl_per_response"], abs=1e-3)
+    # 128 responses: the mean surprise is the mean entropy up to sampling.
+    assert noted["policy/entropy"] == pytest.approx(measured["policy/entropy"], rel=0.05)
+    assert "rollout/mismatch_mean" in measured and "rollout/mismatch_mean" not in noted
+
+
+@pytest.mark.parametrize("other", [{"top_p": 0.9}, {"top_k": 5}, {"truncated_is": "token"}])
+def test_logprobs_noted_while_sampling_are_refused_where_they_are_others(tmp_path, other) -> None:
+    with pytest.raises(UserError, match=r"rollout\.old_logprobs"):
+        settings(tmp_path, rollout={"old_logprobs": "sampled", **other})
