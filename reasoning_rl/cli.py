@@ -8,11 +8,14 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data.errors import Stopped, UserError, did_you_mean
+
+_FORMAT = warnings.formatwarning
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,18 @@ def _dispatch(words: list[str]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Said on standard output, between a command's results, wherever DeepSpeed is installed without a GPU.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())
+    warnings.formatwarning = _one_line
     load(VERBS[name].run)(rest)
     _leave_group()
+
+
+def _one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What a command says of a damaged checkpoint or a hacked reward: words, without the line of code."""
+    if category is UserWarning:
+        return f"stepwell: {message}\n"
+    return _FORMAT(message, category, filename, lineno, line)
 
 
 def _leave_group() -> None:

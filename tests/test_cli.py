@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import pytest
 from cli_cases import ENVIRONMENT
@@ -64,6 +65,14 @@ def test_an_interrupt_says_how_to_go_on_and_exits_with_130(monkeypatch, capsys) 
         main(["ppo"])
     assert info.value.code == 130
     assert capsys.readouterr().err == "stepwell: interrupted; --resume continues where it stopped\n"
+
+
+def test_a_warning_is_one_line_without_the_line_of_code(monkeypatch) -> None:
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # put back afterwards
+    monkeypatch.setattr(cli, "load", lambda path: lambda words: None)
+    main(["doctor"])
+    assert warnings.formatwarning("4: damaged", UserWarning, "a.py", 7, "x = 1") == "stepwell: 4: damaged\n"
+    assert "a.py:7" in warnings.formatwarning("old", DeprecationWarning, "a.py", 7, "x = 1")
 
 
 def test_an_error_of_the_program_itself_keeps_its_traceback(monkeypatch) -> None:
