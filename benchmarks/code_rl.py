@@ -80,7 +80,7 @@ def main() -> None:
         "--rollouts", type=int, default=3072, help="programs that an arm samples to learn from"
     )
     parser.add_argument("--demonstrations", type=int, default=12_000)
-    parser.add_argument("--label-problems", type=int, default=300)
+    parser.add_argument("--label-problems", type=int, default=1200)
     parser.add_argument("--problems", type=int, default=300, help="held-out problems")
     parser.add_argument("--samples", type=int, default=20, help="samples a held-out problem")
     parser.add_argument("--k", type=int, default=10, help="of pass@k")

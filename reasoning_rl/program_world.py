@@ -15,7 +15,13 @@ MAX_NEW_TOKENS = 64
 HABITS = ProgramHabits(swapped=0.7, clamped=0.7, boundary=0.7)
 """The wrong line is the likelier one, so a greedy answer is wrong more often than a sampled one."""
 SFT_FIT: dict[str, Any] = {"learning_rate": 3e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 200}
-PRM_FIT: dict[str, Any] = {"learning_rate": 1e-3, "betas": (0.9, 0.98), "log_every": 20, "save_every": 200}
+PRM_FIT: dict[str, Any] = {
+    "epochs": 6,
+    "learning_rate": 1e-3,
+    "betas": (0.9, 0.98),
+    "log_every": 20,
+    "save_every": 200,
+}
 
 PROGRAM_PPO: dict[str, Any] = {
     "preset": "ppo_max",
