@@ -1,7 +1,10 @@
 """What each verb of the command line does: read settings, build, run under a live view, say what came out."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
@@ -51,18 +54,7 @@ def run_sft(args: list[str]) -> None:
     """`stepwell sft`."""
     from reasoning_rl.sft import SFTConfig, train_sft
 
-    parsed = parse(args, SFTConfig, flags=["resume"])
-    config = SFTConfig.from_dict(parsed.values, parsed.where)
-    accelerator = make_accelerator()
-    folder = _with_live_log(
-        accelerator,
-        config.output_dir,
-        config,
-        "sft",
-        FIT_SHOWN,
-        lambda log: train_sft(config, accelerator=accelerator, log=log, resume="resume" in parsed.flags),
-    )
-    _say(accelerator, f"trained model: {folder}")
+    run_training(args, "sft", SFTConfig, train_sft, shown=FIT_SHOWN, made="trained model")
 
 
 def run_prm(args: list[str]) -> None:
@@ -70,53 +62,58 @@ def run_prm(args: list[str]) -> None:
     from eval.metrics import solution_metrics
     from prm.train import PRMConfig, train_prm
 
-    parsed = parse(args, PRMConfig, flags=["resume"])
-    config = PRMConfig.from_dict(parsed.values, parsed.where)
-    accelerator = make_accelerator()
-    shown = {**FIT_SHOWN, "valid/step_auc": "auc", "valid/first_error_f1": "f1"}
-    folder = _with_live_log(
-        accelerator,
-        config.output_dir,
-        config,
+    run_training(
+        args,
         "prm",
-        shown,
-        lambda log: train_prm(
-            config,
-            accelerator=accelerator,
-            log=log,
-            step_metrics=solution_metrics,
-            resume="resume" in parsed.flags,
-        ),
+        PRMConfig,
+        partial(train_prm, step_metrics=solution_metrics),
+        shown={**FIT_SHOWN, "valid/step_auc": "auc", "valid/first_error_f1": "f1"},
+        held_out=lambda config: ("valid/loss", "held-out steps", f"threshold {config.threshold}"),
+        made="trained process reward model",
     )
-    if accelerator.is_main_process:
-        last = [row for row in read_metrics(config.output_dir) if "valid/loss" in row][-1:]
-        rows = [
-            (k.removeprefix("valid/"), f"{v:.4g}")
-            for row in last
-            for k, v in row.items()
-            if "valid/" in k and v is not None
-        ]
-        Console().print(
-            table_text([("held-out steps", f"threshold {config.threshold}"), *rows]), highlight=False
-        )
-    _say(accelerator, f"trained process reward model: {folder}")
 
 
 def run_ppo_command(args: list[str]) -> None:
     """`stepwell ppo` and scripts/ppo_prm.py."""
-    parsed = parse(args, PPOConfig, flags=["resume"])
-    config = PPOConfig.from_preset(parsed.values, parsed.where)
+    run_training(args, "ppo", PPOConfig, train_ppo, shown=PPO_SHOWN, total=attrgetter("iterations"))
+
+
+def run_training(
+    args: list[str],
+    title: str,
+    settings: type[Any],
+    train: Callable[..., Path],
+    *,
+    shown: Mapping[str, str],
+    made: str = "trained policy",
+    total: Callable[[Any], int] | None = None,
+    held_out: Callable[[Any], tuple[str, str, str]] | None = None,
+) -> None:
+    """One training verb: read its settings, train under a live view, say where the model is.
+
+    shown: metric -> its name in the view. total: iterations of a run whose log does not say so itself.
+    held_out: a metric of validations, and the heading of the table of the last one.
+    """
+    parsed = parse(args, settings, flags=["resume"])
+    read = getattr(settings, "from_preset", settings.from_dict)
+    config = read(parsed.values, parsed.where)
     accelerator = make_accelerator()
     folder = _with_live_log(
         accelerator,
         config.output_dir,
         config,
-        "ppo",
-        PPO_SHOWN,
-        lambda log: train_ppo(config, accelerator=accelerator, log=log, resume="resume" in parsed.flags),
-        total=config.iterations,
+        title,
+        shown,
+        lambda log: train(config, accelerator=accelerator, log=log, resume="resume" in parsed.flags),
+        total=total(config) if total is not None else None,
     )
-    _say(accelerator, f"trained policy: {folder}")
+    if held_out is not None and accelerator.is_main_process:
+        name, *heading = held_out(config)
+        last = [row for row in read_metrics(config.output_dir) if name in row][-1:]
+        found = [(k, v) for row in last for k, v in row.items() if k.startswith("valid/") and v is not None]
+        rows = [(k.removeprefix("valid/"), f"{v:.4g}") for k, v in found]
+        _say(accelerator, table_text([(heading[0], heading[1]), *rows]))
+    _say(accelerator, f"{made}: {folder}")
 
 
 def run_eval(args: list[str]) -> None:

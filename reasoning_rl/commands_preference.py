@@ -1,14 +1,13 @@
 """Verbs that learn from preferences, or state them."""
 
-from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from data.errors import UserError
-from reasoning_rl.commands import FIT_SHOWN, _say, _say_plainly, _with_live_log, make_accelerator
+from reasoning_rl.commands import FIT_SHOWN, _say_plainly, make_accelerator, run_training
 from reasoning_rl.live import Live, table_text
 from reasoning_rl.options import parse
-from reasoning_rl.telemetry import read_metrics
 
 DPO_SHOWN = {
     **FIT_SHOWN,
@@ -31,18 +30,7 @@ def run_dpo(args: list[str]) -> None:
     """`stepwell dpo`."""
     from reasoning_rl.dpo import DPOConfig, train_dpo
 
-    parsed = parse(args, DPOConfig, flags=["resume"])
-    config = DPOConfig.from_dict(parsed.values, parsed.where)
-    accelerator = make_accelerator()
-    folder = _with_live_log(
-        accelerator,
-        config.output_dir,
-        config,
-        "dpo",
-        DPO_SHOWN,
-        lambda log: train_dpo(config, accelerator=accelerator, log=log, resume="resume" in parsed.flags),
-    )
-    _say(accelerator, f"trained policy: {folder}")
+    run_training(args, "dpo", DPOConfig, train_dpo, shown=DPO_SHOWN)
 
 
 def run_dpo_iter(args: list[str]) -> None:
@@ -50,7 +38,9 @@ def run_dpo_iter(args: list[str]) -> None:
     from reasoning_rl.compose_preference import train_dpo_iter
     from reasoning_rl.dpo_iter import DPOIterConfig
 
-    _run_rounds(args, "dpo-iter", DPOIterConfig, train_dpo_iter)
+    run_training(
+        args, "dpo-iter", DPOIterConfig, train_dpo_iter, shown=ROUNDS_SHOWN, total=attrgetter("rounds")
+    )
 
 
 def run_rft(args: list[str]) -> None:
@@ -58,23 +48,7 @@ def run_rft(args: list[str]) -> None:
     from reasoning_rl.compose_preference import train_rft
     from reasoning_rl.rft import RFTConfig
 
-    _run_rounds(args, "rft", RFTConfig, train_rft)
-
-
-def _run_rounds(args: list[str], title: str, kind: type[Any], train: Callable[..., Path]) -> None:
-    parsed = parse(args, kind, flags=["resume"])
-    config = kind.from_dict(parsed.values, parsed.where)
-    accelerator = make_accelerator()
-    folder = _with_live_log(
-        accelerator,
-        config.output_dir,
-        config,
-        title,
-        ROUNDS_SHOWN,
-        lambda log: train(config, accelerator=accelerator, log=log, resume="resume" in parsed.flags),
-        total=config.rounds,
-    )
-    _say(accelerator, f"trained policy: {folder}")
+    run_training(args, "rft", RFTConfig, train_rft, shown=ROUNDS_SHOWN, total=attrgetter("rounds"))
 
 
 def run_rm(args: list[str]) -> None:
@@ -82,30 +56,15 @@ def run_rm(args: list[str]) -> None:
     from reasoning_rl.compose_preference import pair_metrics
     from reasoning_rl.reward_model import RMConfig, train_reward
 
-    parsed = parse(args, RMConfig, flags=["resume"])
-    config = RMConfig.from_dict(parsed.values, parsed.where)
-    accelerator = make_accelerator()
-    folder = _with_live_log(
-        accelerator,
-        config.output_dir,
-        config,
+    run_training(
+        args,
         "rm",
-        DPO_SHOWN,
-        lambda log: train_reward(
-            config,
-            accelerator=accelerator,
-            log=log,
-            pair_metrics=pair_metrics,
-            resume="resume" in parsed.flags,
-        ),
+        RMConfig,
+        partial(train_reward, pair_metrics=pair_metrics),
+        shown=DPO_SHOWN,
+        held_out=lambda config: ("valid/accuracy", "held-out pairs", ""),
+        made="trained reward model",
     )
-    if accelerator.is_main_process:
-        last = [row for row in read_metrics(config.output_dir) if "valid/accuracy" in row][-1:]
-        rows = [
-            (k.removeprefix("valid/"), f"{v:.4g}") for row in last for k, v in row.items() if "valid/" in k
-        ]
-        _say(accelerator, table_text([("held-out pairs", ""), *rows]))
-    _say(accelerator, f"trained reward model: {folder}")
 
 
 def run_duel_command(args: list[str]) -> None:
