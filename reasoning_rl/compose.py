@@ -24,6 +24,7 @@ from eval.sample_files import read_sample_scores, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Backend, Loaded
+from prm.lora import merge
 from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
 from reasoning_rl.compose_signals import make_signals
@@ -76,7 +77,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         name, timeout_s=config.reward.test_timeout_s, partial_credit=config.reward.partial_credit
     )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
-    reference = load_backbone(config.policy)
+    reference = None if config.lora.rank else load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
     reward_model = None
     if config.reward_model is not None:
@@ -122,6 +123,8 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             resume=resume,
         )
     folder = Path(config.output_dir) / "model"
+    if config.lora.rank:
+        merge(learner.policy)
     if accelerator.is_main_process:
         save_model(folder, learner.policy, tokenizer)
     accelerator.wait_for_everyone()

@@ -10,9 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prm.sharding import compute_dtype, cuts_parameters, prepare
+from prm.lora import LoraSettings, TrainableState, add_adapters
+from prm.sharding import compute_dtype, cuts_parameters, prepare, require_whole_weights
 from reasoning_rl.config import PPOConfig
-from reasoning_rl.models import Actor, Critic, disable_dropout
+from reasoning_rl.models import Actor, AdaptersOff, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
 
 
@@ -41,11 +42,13 @@ class Learner:
         accelerator: Accelerator,
         *,
         policy: PreTrainedModel,
-        reference: PreTrainedModel,
+        reference: PreTrainedModel | None,
         critic: PreTrainedModel | None,
         samples_here: bool = True,
     ) -> None:
-        """samples_here: off where an engine outside samples; a whole copy then stays in host memory."""
+        """reference: none where the policy has adapters (config.lora), which are then off for it.
+        samples_here: off where an engine outside samples; a whole copy then stays in host memory."""
+        assert (reference is None) == bool(config.lora.rank)
         self.config = config
         self.accelerator = accelerator
         self.world = accelerator.num_processes
@@ -58,21 +61,26 @@ class Learner:
         self._follows = cuts_parameters(accelerator)
         trained = copy.deepcopy(policy).to(device) if self._follows else policy
         self.policy = policy.to(device) if samples_here or not self._follows else policy
-        frozen = Actor(reference.to(device)).eval().requires_grad_(False)
-        if config.reference_ema == 0:  # an average moves by less than bf16 can tell
-            frozen.to(compute_dtype(accelerator))
-        self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
+        self._adapters = self._adapt(policy, config.lora)
         options = {
             "accelerator": accelerator,
             "max_grad_norm": config.update.max_grad_norm or math.inf,
         }
         optimizer = _adamw(trained, config.update.learning_rate, config)
-        self.actor = prepare(Actor(trained), optimizer, owner=trained, **options)
+        self.actor = prepare(Actor(trained), optimizer, owner=self._adapters or trained, **options)
+        if reference is None:
+            self.reference: Any = AdaptersOff(self.actor.module)
+        else:
+            frozen = Actor(reference.to(device)).eval().requires_grad_(False)
+            if config.reference_ema == 0:  # an average moves by less than bf16 can tell
+                frozen.to(compute_dtype(accelerator))
+            self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
         self.critic_model, self.critic = critic, None
         if critic is not None:
             self.critic_model = critic.to(device)
+            self._critic_adapters = self._adapt(critic, config.critic.lora)
             optimizer = _adamw(critic, config.critic.learning_rate, config)
-            self.critic = prepare(Critic(critic), optimizer, owner=critic, **options)
+            self.critic = prepare(Critic(critic), optimizer, owner=self._critic_adapters or critic, **options)
         self.moments = RunningMoments()
         self.value_norm = ValueNormalizer()
         kl = config.kl
@@ -80,19 +88,24 @@ class Learner:
         self.skips = SkipCounter()
 
     def parts(self) -> dict[str, Any]:
-        """Everything with state, for checkpoints. A frozen reference too: its folder may be gone."""
+        """Everything with state, for checkpoints. A frozen reference too: its folder may be gone. Of what has
+        adapters these alone, and what they belong to."""
         parts = {
             "policy": self.actor.weights,
-            "reference": self.reference.weights,
             "actor_optimizer": self.actor.moments,
             "moments": self.moments,
             "kl": self.kl,
             "skips": self.skips,
         }
+        parts |= (
+            {"policy_base": self._adapters.base} if self._adapters else {"reference": self.reference.weights}
+        )
         if self.critic is None:
             return parts
-        critic = {"critic": self.critic.weights, "critic_optimizer": self.critic.moments}
-        return parts | critic | {"value_norm": self.value_norm}
+        parts |= {"critic": self.critic.weights, "critic_optimizer": self.critic.moments}
+        if self._critic_adapters:
+            parts["critic_base"] = self._critic_adapters.base
+        return parts | {"value_norm": self.value_norm}
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Sum over processes, wherever the tensor lives (collectives of GPUs take only theirs)."""
@@ -120,6 +133,17 @@ class Learner:
         if self.config.reference_ema > 0:
             self.reference.follow(self.actor, self.config.reference_ema)
 
+    def _adapt(self, model: PreTrainedModel, lora: LoraSettings) -> TrainableState | None:
+        """Put adapters on a model where the settings ask for them; their start depends on the seed alone."""
+        if not lora.rank:
+            return None
+        require_whole_weights(self.accelerator, "adapters")
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            adapters = add_adapters(model, lora, frozen=compute_dtype(self.accelerator))
+        model.to(self.accelerator.device)
+        return adapters
+
     @torch.no_grad()
     def refresh_policy(self) -> None:
         """Bring the whole copy of the policy up to date, where there is one. Call it on every process."""
@@ -131,7 +155,7 @@ class Learner:
 
 def _adamw(model: nn.Module, learning_rate: float, config: PPOConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        model.parameters(),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=learning_rate,
         betas=config.update.betas,
         weight_decay=config.update.weight_decay,

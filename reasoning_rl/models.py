@@ -6,6 +6,7 @@ attention mask is needed: padding stands after everything that counts.
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from transformers import (
 )
 
 from data.errors import UserError
+from prm.lora import adapters_off
 from prm.model import classifier, load_config, load_or_refuse
 from prm.next_token import read_next_tokens
 from prm.readout import linear_value, objective_of
@@ -54,6 +56,18 @@ class Actor(nn.Module):
         zeros = found[0].new_zeros(input_ids.shape)
         logprobs, *entropies = (zeros.masked_scatter(action_mask, values) for values in found)
         return logprobs, entropies[0] if entropies else zeros
+
+
+class AdaptersOff:
+    """The reference of an actor with adapters: the actor's own weights, without them. No second copy."""
+
+    def __init__(self, actor: nn.Module) -> None:
+        self.actor = actor
+
+    def __call__(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """Return what the actor's forward does."""
+        with adapters_off(self.actor):
+            return self.actor(*args, **options)
 
 
 class Critic(nn.Module):

@@ -38,7 +38,7 @@ def learner_for(config: PPOConfig, tokenizer, seed: int = 0, policy=None) -> Lea
         config,
         Accelerator(cpu=True),
         policy=policy,
-        reference=copy.deepcopy(policy),
+        reference=None if config.lora.rank else copy.deepcopy(policy),
         critic=critic_from_policy(policy) if config.algorithm == "ppo" else None,
     )
 
