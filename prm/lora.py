@@ -12,10 +12,10 @@ learned product to the weights, so nothing that reads the model later needs peft
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data.errors import UserError
@@ -34,6 +34,12 @@ class LoraSettings(Settings):
     quantize: Literal["nf4"] | None = None
     """Hold the frozen linear layers in 4-bit NormalFloat, their scales quantised as well; null: off. An
     eighth of the memory of float32, and slower (needs bitsandbytes)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.quantize and not self.rank:
+            raise UserError("lora.quantize freezes the weights, and nothing would learn: set lora.rank")
+        return self
 
 
 class TrainableState:

@@ -322,8 +322,6 @@ class PPOConfig(Settings):
 
     def _check_adapters(self) -> None:
         for name, lora in (("lora", self.lora), ("critic.lora", self.critic.lora)):
-            if lora.quantize and not lora.rank:
-                raise UserError(f"{name}.quantize freezes weights, and nothing would learn: set {name}.rank")
             if lora.dropout:
                 raise UserError(f"{name}.dropout: PPO compares a policy with itself; set it to 0")
         if self.lora.rank and self.reference_ema > 0:

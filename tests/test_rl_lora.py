@@ -13,10 +13,11 @@ from rl_world import taught_policy, tiny_policy, world
 from transformers import AutoModelForCausalLM
 
 from data.errors import UserError
+from prm.lora import LoraSettings, add_adapters, merge
 from reasoning_rl.advantages import forward_rollout
 from reasoning_rl.compose import train_ppo
 from reasoning_rl.config import PPOConfig
-from reasoning_rl.telemetry import RunLog
+from reasoning_rl.telemetry import RunLog, read_metrics
 from reasoning_rl.update import ppo_update
 
 pytest.importorskip("peft", reason="LoRA needs the extra 'lora'")
@@ -132,17 +133,21 @@ def test_adapters_do_not_go_back_onto_other_weights(tmp_path) -> None:
         run(config, learner_for(config, tokenizer, seed=5), tokenizer, problems, resume=True)
 
 
-def test_the_command_leaves_a_plain_model_that_is_base_plus_adapters(tmp_path) -> None:
-    tokenizer, policy = taught_policy()
+@pytest.mark.parametrize("quantize", [None, "nf4"])
+def test_the_command_leaves_a_plain_model_that_is_base_plus_adapters(tmp_path, quantize) -> None:
+    if quantize:
+        pytest.importorskip("bitsandbytes", reason="a 4-bit base needs the extra 'qlora'")
+    lora = LORA | {"quantize": quantize}
+    tokenizer, policy = taught_policy(64)
     save_models(tmp_path, tokenizer, policy)
     update = {"minibatch_size": 8, "learning_rate": 1e-2}
     config = PPOConfig.from_preset(
         ppo_settings(
             tmp_path,
             tmp_path / "run",
-            lora=LORA,
+            lora=lora,
             update=update,
-            critic={"lora": LORA, "pretrain_iterations": 0},
+            critic={"lora": lora, "pretrain_iterations": 0},
         )
     )
     folder = train_ppo(config, accelerator=Accelerator(cpu=True), log=RunLog(tmp_path / "run"))
@@ -150,8 +155,14 @@ def test_the_command_leaves_a_plain_model_that_is_base_plus_adapters(tmp_path) -
     assert set(trained.state_dict()) == set(policy.state_dict())
     checkpoint = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     adapters = torch.load(checkpoint / "policy.pt", weights_only=True)
-    for name, start in policy.named_parameters():
-        end = trained.get_parameter(name)
+    rows = read_metrics(tmp_path / "run")
+    assert all(row["rollout/mismatch_max"] < 1e-4 for row in rows if "rollout/mismatch_max" in row)
+    names = [name for name, _ in policy.named_parameters()]
+    if quantize:  # the base is what four bits make of the policy
+        add_adapters(policy, LoraSettings(**lora))
+        merge(policy)
+    for name in names:
+        start, end = policy.get_parameter(name), trained.get_parameter(name)
         stem = name.removesuffix(".weight")
         if f"{stem}.lora_A.default.weight" not in adapters:
             assert torch.equal(end, start), name
