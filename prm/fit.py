@@ -25,6 +25,7 @@ from data.errors import Stopped, UserError
 from data.machine import peak_rss_mb
 from data.protocols import MetricLog
 from data.settings import Settings
+from prm.activations import checkpoint_layers
 from prm.batching import drop_overlong, plan_micro_batches
 from prm.checkpoint import list_checkpoints, load_latest, save_together
 from prm.interrupt import StopSignal
@@ -47,6 +48,9 @@ class FitConfig(Settings):
     """Examples per update, over all processes. A multiple of the number of processes."""
     micro_batch_tokens: int = Field(8192, ge=1)
     """Most tokens in one forward, padding included. Lower it when memory runs out: the result is the same."""
+    gradient_checkpointing: bool = False
+    """Keep each layer's input alone and compute the layer again in the backward: a third more time, far less
+    memory; the numbers are the same."""
     learning_rate: float = Field(1e-5, gt=0, lt=1)
     """Peak learning rate. About 1e-5 for pretrained weights, 1e-3 for a small model from scratch."""
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
@@ -124,6 +128,8 @@ def fit(
     whole = model
     if cuts_parameters(accelerator):  # the caller's model stays whole, and gets the weights in the end
         model = copy.deepcopy(model)
+    if config.gradient_checkpointing:
+        checkpoint_layers(model)
     model.to(accelerator.device)
     trained = prepare(
         _Loss(model, objective),

@@ -37,6 +37,7 @@ from reasoning_rl.models import (
     critic_from_reward_model,
     load_reward_model,
 )
+from reasoning_rl.offload import VisitingScorer
 from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.reward_model import ResponseRewardModel
@@ -85,12 +86,17 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     engine = config.rollout.engine
     # Before the learner: its engine may change the policy's number format in place.
     signals = make_signals(config, policy, tokenizer, make_grader(name), accelerator)
+    critic = _critic(config, policy, tokenizer, scorer)
+    if config.offload == "frozen":  # before policy and critic take their place
+        scorer, reward_model = (
+            one and VisitingScorer(one, accelerator.device) for one in (scorer, reward_model)
+        )
     learner = Learner(
         config,
         accelerator,
         policy=policy,
         reference=reference,
-        critic=_critic(config, policy, tokenizer, scorer),
+        critic=critic,
         samples_here=engine.backend == "hf" or engine.sync != "files",
     )
     world, rank = accelerator.num_processes, accelerator.process_index

@@ -141,6 +141,9 @@ class UpdateConfig(Settings):
     (arXiv 2307.04964: 128 rollouts, 32 a minibatch)."""
     micro_batch_tokens: Count = 16_384
     """Tokens of one forward pass, padding included. Changes memory and speed, never the numbers."""
+    gradient_checkpointing: bool = False
+    """Of policy and critic: keep each layer's input alone and compute the layer again in the backward. A
+    third more time, far less memory; the numbers are the same."""
     learning_rate: Positive = 5e-7
     """Peak rate of the policy's AdamW."""
     warmup_iterations: Whole = 0
@@ -238,6 +241,8 @@ class PPOConfig(Settings):
     reference_ema: Fraction = 0.0
     """eta of reference <- (1 - eta) reference + eta actor after each iteration; 0 freezes the reference
     (0.001 in the code of arXiv 2404.10719)."""
+    offload: Literal["none", "frozen"] = "none"
+    """frozen: reference and reward models wait in host memory and are on the GPU for their phase alone."""
     lora: LoraSettings = LoraSettings()
     """Adapters on the policy. The reference is then the policy without them: no second copy is held."""
     rollout: RolloutConfig = RolloutConfig()
@@ -324,6 +329,8 @@ class PPOConfig(Settings):
         for name, lora in (("lora", self.lora), ("critic.lora", self.critic.lora)):
             if lora.dropout:
                 raise UserError(f"{name}.dropout: PPO compares a policy with itself; set it to 0")
+        if self.offload == "frozen" and self.prm_backend == "vllm":
+            raise UserError("offload: frozen cannot move an engine's weights: set prm_backend to local")
         if self.lora.rank and self.reference_ema > 0:
             raise UserError(
                 "with lora.rank the reference is the policy without its adapters, which cannot follow it: "

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from prm.activations import checkpoint_layers
 from prm.lora import LoraSettings, TrainableState, add_adapters
 from prm.sharding import compute_dtype, cuts_parameters, prepare, require_whole_weights
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.models import Actor, AdaptersOff, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
+from reasoning_rl.offload import HOST, on_device
+from reasoning_rl.phases import Phases
 
 
 @dataclass
@@ -57,6 +61,10 @@ class Learner:
             # Dropout would make the first ratio differ from 1 and the values inconsistent.
             if model is not None:
                 disable_dropout(model)
+        for model in (policy, critic) if config.update.gradient_checkpointing else ():
+            if model is not None:
+                checkpoint_layers(model)
+                model.train()
         # Where weights are cut up, nothing can be sampled from or exported: a whole copy follows the actor.
         self._follows = cuts_parameters(accelerator)
         trained = copy.deepcopy(policy).to(device) if self._follows else policy
@@ -71,7 +79,10 @@ class Learner:
         if reference is None:
             self.reference: Any = AdaptersOff(self.actor.module)
         else:
-            frozen = Actor(reference.to(device)).eval().requires_grad_(False)
+            if config.offload == "frozen":
+                require_whole_weights(accelerator, "frozen models that are offloaded")
+            place = HOST if config.offload == "frozen" else device
+            frozen = Actor(reference.to(place)).eval().requires_grad_(False)
             if config.reference_ema == 0:  # an average moves by less than bf16 can tell
                 frozen.to(compute_dtype(accelerator))
             self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
@@ -86,6 +97,7 @@ class Learner:
         kl = config.kl
         self.kl = AdaptiveKL(kl.coef, target=kl.target, horizon=kl.horizon) if kl.target else FixedKL(kl.coef)
         self.skips = SkipCounter()
+        self.phases = Phases(device)
 
     def parts(self) -> dict[str, Any]:
         """Everything with state, for checkpoints. A frozen reference too: its folder may be gone. Of what has
@@ -131,7 +143,14 @@ class Learner:
     def update_reference(self) -> None:
         """reference <- (1 - eta) reference + eta actor (arXiv 2404.10719, section 5)."""
         if self.config.reference_ema > 0:
-            self.reference.follow(self.actor, self.config.reference_ema)
+            with self.reference_here():
+                self.reference.follow(self.actor, self.config.reference_ema)
+
+    def reference_here(self) -> AbstractContextManager[None]:
+        """Inside, the reference is on the device, wherever it waits."""
+        if self.config.offload == "none" or self.config.lora.rank:
+            return nullcontext()
+        return on_device([self.reference.module], self.accelerator.device)
 
     def _adapt(self, model: PreTrainedModel, lora: LoraSettings) -> TrainableState | None:
         """Put adapters on a model where the settings ask for them; their start depends on the seed alone."""

@@ -64,8 +64,12 @@ def run(config, learner, tokenizer, problems, **options) -> list[dict[str, float
         learner=learner,
         tokenizer=tokenizer,
         problems=problems,
-        render=lambda text: f"{text}\n",
-        log=RunLog(config.output_dir),
-        **{"scorer": OracleScorer(problems), "grader": oracle_grader, **options},
+        **{
+            "render": lambda text: f"{text}\n",
+            "log": RunLog(config.output_dir),
+            "scorer": OracleScorer(problems),
+            "grader": oracle_grader,
+            **options,
+        },
     )
     return read_metrics(config.output_dir)
