@@ -109,9 +109,13 @@ def add_adapters(
         parameter.requires_grad_(_is_adapted(name))
     state = TrainableState(model)
     for parameter in model.parameters():
-        if not parameter.requires_grad and parameter.is_floating_point():
-            parameter.data = parameter.data.to(frozen)
+        if parameter.is_floating_point():  # peft makes adapters in what a 4-bit layer computes in
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
     return state
+
+
+def has_adapters(model: nn.Module) -> bool:
+    return any(".lora_" in name for name, _ in model.named_parameters())
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from prm.formats.load import Backend, Loaded
 from prm.lora import merge
 from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
+from prm.sharding import compute_dtype
 from reasoning_rl.compose_signals import make_signals
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import EvalConfig
@@ -87,6 +88,9 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     # Before the learner: its engine may change the policy's number format in place.
     signals = make_signals(config, policy, tokenizer, make_grader(name), accelerator)
     critic = _critic(config, policy, tokenizer, scorer)
+    for one in (scorer, reward_model):
+        if isinstance(one, LocalScorer | ResponseRewardModel):  # published ones are loaded so
+            one.model.to(compute_dtype(accelerator))
     if config.offload == "frozen":  # before policy and critic take their place
         scorer, reward_model = (
             one and VisitingScorer(one, accelerator.device) for one in (scorer, reward_model)

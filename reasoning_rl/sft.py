@@ -24,8 +24,10 @@ from data.task_readers import read_sft
 from prm.batching import drop_overlong
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.fit import FitConfig, check_fit, fit
+from prm.lora import LoraSettings, add_adapters, merge
 from prm.model import check_vocabulary, load_backbone, load_config, load_tokenizer
 from prm.next_token import read_next_tokens
+from prm.sharding import compute_dtype
 from reasoning_rl.functional import token_logprobs
 
 
@@ -46,6 +48,7 @@ class SFTConfig(Settings):
     """Checkpoints go to checkpoints/ in it, the trained model to model/."""
     max_length: int = Field(1024, ge=2)
     """Most tokens of prompt, response and end token together."""
+    lora: LoraSettings = LoraSettings()
     fit: FitConfig = FitConfig()
 
 
@@ -164,6 +167,9 @@ def train_sft(
         torch.manual_seed(config.fit.seed)
         model = AutoModelForCausalLM.from_config(load_config(config.model_config_file), dtype=torch.float32)
     check_vocabulary(model, tokenizer)
+    torch.manual_seed(config.fit.seed)
+    frozen = compute_dtype(accelerator)
+    adapters = add_adapters(model, config.lora, frozen=frozen) if config.lora.rank else None
     fit(
         model,
         encoded,
@@ -173,8 +179,11 @@ def train_sft(
         run_dir=config.output_dir,
         log=log,
         validate=validate,
+        saved=adapters,
         resume=resume,
     )
+    if adapters:
+        merge(model)
     folder = Path(config.output_dir) / "model"
     if accelerator.is_main_process:
         save_model(folder, model, tokenizer)
