@@ -8,10 +8,13 @@ in the backward: at most CHUNK x V of them exist, whatever the batch.
 B rows, T tokens, N positions asked about, n of them in one chunk, H width, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
@@ -45,12 +48,33 @@ def read_next_tokens(model: PreTrainedModel, batch: Mapping[str, Tensor], read: 
     hidden = model.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False)[0]
     states = hidden[:, :-1][before]  # (N, H)
     head = model.get_output_embeddings()
+    if len(states) <= CHUNK or len(states) * model.config.get_text_config().vocab_size <= SMALL:
+        return read(_at_least_f32(head(states)), targets)
+    # ZeRO-3 gathers the head's weight around each call, and processes have unequal numbers of chunks: the
+    # head is called once, and goes through the chunks then.
+    with _forward_of(head, partial(_read_chunks, head.forward, read, targets)):
+        return head(states)
 
+
+@contextmanager
+def _forward_of(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let a module compute something else for a moment, hooks and all."""
+    own = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+def _read_chunks(
+    head: Callable[[Tensor], Tensor], read: Read, targets: Tensor, states: Tensor
+) -> tuple[Tensor, ...]:
     def read_chunk(some: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
         return read(_at_least_f32(head(some)), token_ids)
 
-    if len(states) <= CHUNK or len(states) * model.config.get_text_config().vocab_size <= SMALL:
-        return read_chunk(states, targets)
     chunks = [
         checkpoint(read_chunk, some, ids, use_reentrant=False, preserve_rng_state=False)
         for some, ids in zip(states.split(CHUNK), targets.split(CHUNK), strict=True)

@@ -26,6 +26,18 @@ def batch_of(rows: int, width: int, vocabulary: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "target_mask": target}
 
 
+def counted(head: torch.nn.Linear) -> list[int]:
+    """Positions of every computation of the head, from now on."""
+    calls = []
+
+    def forward(states: Tensor) -> Tensor:
+        calls.append(len(states))
+        return torch.nn.Linear.forward(head, states)
+
+    head.forward = forward
+    return calls
+
+
 @pytest.fixture
 def chunked(monkeypatch) -> None:
     monkeypatch.setattr(next_token, "CHUNK", CHUNK)
@@ -58,8 +70,8 @@ def test_chunks_give_the_values_and_gradients_of_all_logits(chunked, head_learns
 def test_no_more_than_a_chunk_of_logits_exists_and_none_is_kept_for_the_backward(chunked) -> None:
     model = tiny_policy(world(1)[0])
     vocabulary = model.config.vocab_size
-    calls, kept = [], []
-    model.lm_head.register_forward_hook(lambda head, args, output: calls.append(len(output)))
+    calls, hooked, kept = counted(model.lm_head), [], []
+    model.lm_head.register_forward_hook(lambda *_: hooked.append(1))
     batch = batch_of(4, 30, vocabulary)
 
     def pack(tensor: Tensor) -> Tensor:
@@ -72,6 +84,9 @@ def test_no_more_than_a_chunk_of_logits_exists_and_none_is_kept_for_the_backward
     num_chunks = -(-len(logprobs) // CHUNK)
     assert num_chunks > 4 and max(calls) == CHUNK
     assert len(calls) == 2 * num_chunks  # each once more in the backward
+    assert len(hooked) == 1  # engines that gather weights around a call do so as often on every process
+    again = model.lm_head(torch.zeros(1, model.config.hidden_size))
+    assert again.shape == (1, vocabulary) and len(hooked) == 2  # the head is itself again
     width = model.config.hidden_size  # of the head's weight, which may be kept the other way round
     assert not [shape for shape in kept if shape[-1:] == (vocabulary,) and shape != (width, vocabulary)]
 
@@ -79,8 +94,7 @@ def test_no_more_than_a_chunk_of_logits_exists_and_none_is_kept_for_the_backward
 def test_few_logits_are_kept_as_they_are() -> None:
     """At a small vocabulary a second pass through the head costs more than the memory is worth."""
     model = tiny_policy(world(1)[0])
-    calls = []
-    model.lm_head.register_forward_hook(lambda head, args, output: calls.append(len(output)))
+    calls = counted(model.lm_head)
     batch = batch_of(30, 90, model.config.vocab_size)
     logprobs, _ = read_next_tokens(model, batch, read)
     logprobs.sum().backward()
