@@ -22,6 +22,7 @@ def take_peak_rss_mb() -> float:
     Where the system does not reset its record (it is Linux that can): what is resident now, or, without
     /proc, the peak of the whole process.
     """
+    global _highest
     whole = peak_rss_mb()  # before the record is reset
     try:
         with open(_STATUS, encoding="ascii") as file:
@@ -29,6 +30,7 @@ def take_peak_rss_mb() -> float:
         since, now = (float(status[key].split()[0]) / 1024 for key in ("VmHWM", "VmRSS"))
     except (OSError, KeyError):
         return whole
+    _highest = max(_highest, since)
     try:
         with open(_RESET, "w", encoding="ascii") as file:
             file.write("5")
