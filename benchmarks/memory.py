@@ -7,8 +7,9 @@ random weights. 16 responses of 128 tokens to prompts of 40 words, one minibatch
 measured is what a setting changes, not what a smaller micro_batch_tokens would save. Each row runs two
 iterations in a process of its own; the second's peaks of resident memory are shown, phase by phase
 (docs/metrics.md), less what the process held before it made any model. "states" is what weights, gradients
-and moments of all models take by count. The C library is told to give freed blocks back (MALLOC_*), as a
-GPU's allocator reuses them: else peaks are those of what was ever held, and seconds are fewer.
+and moments of all models take by count, "formula" what `stepwell plan` would say of the update's peak. The C
+library is told to give freed blocks back (MALLOC_*), as a GPU's allocator reuses them: else peaks are those
+of what was ever held, and seconds are fewer.
 
 --json FILE keys: rows.NAME {states_mb, peak_mb, phases {phase: MB}, seconds}; threads, versions.
 """
@@ -83,12 +84,25 @@ def run_row(name: str, threads: int) -> dict[str, Any]:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     from reasoning_rl.live import grid_text
 
-    lines = [("MiB", "states", *PHASES, "peak", "seconds")]
+    lines = [("MiB", "states", *PHASES, "formula", "seconds")]
     for name, row in rows.items():
-        phases = (f"{row['phases'][phase]:,.0f}" for phase in PHASES)
-        cells = (f"{row['states_mb']:,.0f}", *phases, f"{row['peak_mb']:,.0f}", f"{row['seconds']:.1f}")
-        lines.append((name, *cells))
+        numbers = (row["states_mb"], *(row["phases"][phase] for phase in PHASES), formula_mb(name, row))
+        lines.append((name, *(f"{number:,.0f}" for number in numbers), f"{row['seconds']:.1f}"))
     return grid_text(lines)
+
+
+def formula_mb(name: str, row: dict[str, Any]) -> float:
+    """What `stepwell plan` would say of the update: states, activations of one model, logits."""
+    from reasoning_rl.plan import Model, activation_bytes, logit_bytes
+
+    settings, actions = ROWS[name], RESPONSES * RESPONSE
+    model = Model(0, LAYERS, WIDTH, 2, 64, VOCABULARY)
+    activations = activation_bytes(
+        model, RESPONSES * (PROMPT + RESPONSE), checkpointing=settings.get("checkpointing", False)
+    )
+    activations *= 1 if settings.get("bf16") else 2  # its formulas are those of bf16
+    logits = logit_bytes(model, actions if settings.get("all_logits") else min(actions, 1024))
+    return row["states_mb"] + (activations + logits) / 2**20
 
 
 # --- one row ---------------------------------------------------------------------------------------------

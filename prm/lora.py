@@ -9,17 +9,21 @@ learned product to the weights, so nothing that reads the model later needs peft
     merge(model)
 """
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data.errors import UserError
 from data.settings import Settings
+from prm.checkpoint import replace_folder
 
 
 class LoraSettings(Settings):
@@ -129,6 +133,23 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     finally:
         for _, layer in layers:
             layer.enable_adapters(True)
+
+
+def save_adapters(folder: str | Path, model: Any, base: str) -> None:
+    """Write the adapters alone as peft and vLLM read them, whole or not at all. base: what they belong to."""
+    config = copy.deepcopy(model.peft_config["default"])
+    config.base_model_name_or_path, config.task_type = base, "CAUSAL_LM"
+    tensors = {
+        f"base_model.model.{name.replace('.default.', '.')}": parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name
+    }
+
+    def fill(temporary: Path) -> None:
+        config.save_pretrained(temporary)
+        save_file(tensors, temporary / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    replace_folder(Path(folder), fill)
 
 
 def merge(model: Any) -> None:

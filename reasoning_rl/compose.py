@@ -24,7 +24,7 @@ from eval.sample_files import read_sample_scores, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Backend, Loaded
-from prm.lora import merge
+from prm.lora import merge, save_adapters
 from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
 from prm.sharding import compute_dtype
@@ -134,6 +134,8 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         )
     folder = Path(config.output_dir) / "model"
     if config.lora.rank:
+        if accelerator.is_main_process:
+            save_adapters(folder.with_name("adapter"), learner.policy, config.policy)
         merge(learner.policy)
     if accelerator.is_main_process:
         save_model(folder, learner.policy, tokenizer)

@@ -138,6 +138,8 @@ def test_the_command_leaves_a_plain_model_that_is_base_plus_adapters(tmp_path, q
     if quantize:
         pytest.importorskip("bitsandbytes", reason="a 4-bit base needs the extra 'qlora'")
     lora = LORA | {"quantize": quantize}
+    from peft import PeftModel
+
     tokenizer, policy = taught_policy(64)
     save_models(tmp_path, tokenizer, policy)
     update = {"minibatch_size": 8, "learning_rate": 1e-2}
@@ -155,6 +157,12 @@ def test_the_command_leaves_a_plain_model_that_is_base_plus_adapters(tmp_path, q
     assert set(trained.state_dict()) == set(policy.state_dict())
     checkpoint = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
     adapters = torch.load(checkpoint / "policy.pt", weights_only=True)
+    text = torch.tensor([tokenizer("Ann has 12. Bob has 5 fewer than Ann.")["input_ids"]])
+    if not quantize:  # the adapters by themselves are what peft reads
+        beside = PeftModel.from_pretrained(copy.deepcopy(policy), folder.with_name("adapter"))
+        torch.testing.assert_close(beside(text).logits, trained(text).logits, rtol=1e-4, atol=1e-5)
+        assert (policy(text).logits - trained(text).logits).abs().max() > 1e-3
+        assert beside.peft_config["default"].base_model_name_or_path == str(tmp_path / "policy")
     rows = read_metrics(tmp_path / "run")
     assert all(row["rollout/mismatch_max"] < 1e-4 for row in rows if "rollout/mismatch_max" in row)
     names = [name for name, _ in policy.named_parameters()]
