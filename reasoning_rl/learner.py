@@ -65,11 +65,12 @@ class Learner:
             if model is not None:
                 checkpoint_layers(model)
                 model.train()
+        # In host memory: what is packed in four bits never takes its full size on the device.
+        self._adapters = self._adapt(policy, config.lora)
         # Where weights are cut up, nothing can be sampled from or exported: a whole copy follows the actor.
         self._follows = cuts_parameters(accelerator)
         trained = copy.deepcopy(policy).to(device) if self._follows else policy
         self.policy = policy.to(device) if samples_here or not self._follows else policy
-        self._adapters = self._adapt(policy, config.lora)
         options = {
             "accelerator": accelerator,
             "max_grad_norm": config.update.max_grad_norm or math.inf,
@@ -88,8 +89,8 @@ class Learner:
             self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
         self.critic_model, self.critic = critic, None
         if critic is not None:
-            self.critic_model = critic.to(device)
             self._critic_adapters = self._adapt(critic, config.critic.lora)
+            self.critic_model = critic.to(device)
             optimizer = _adamw(critic, config.critic.learning_rate, config)
             self.critic = prepare(Critic(critic), optimizer, owner=self._critic_adapters or critic, **options)
         self.moments = RunningMoments()
@@ -159,9 +160,7 @@ class Learner:
         require_whole_weights(self.accelerator, "adapters")
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
-            adapters = add_adapters(model, lora, frozen=compute_dtype(self.accelerator))
-        model.to(self.accelerator.device)
-        return adapters
+            return add_adapters(model, lora, frozen=compute_dtype(self.accelerator))
 
     @torch.no_grad()
     def refresh_policy(self) -> None:
