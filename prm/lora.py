@@ -11,6 +11,7 @@ learned product to the weights, so nothing that reads the model later needs peft
 
 import copy
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +93,8 @@ def add_adapters(
     needs to hold. At first the adapters change nothing: their second factor is 0. Raises UserError without
     peft, or without bitsandbytes where it is asked for.
     """
+    # peft loads bitsandbytes where it is installed, which on a CPU warns of a kernel that it does without.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
