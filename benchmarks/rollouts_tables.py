@@ -6,7 +6,7 @@ from typing import Any
 
 from reasoning_rl.live import grid_text
 
-PHASES = ("generate", "score", "experience", "update", "sync")
+PHASES = ("generate", "score", "reference", "experience", "update", "sync")
 
 
 def ratios(sides: dict[str, Any]) -> dict[str, float | None]:

@@ -14,7 +14,7 @@ from typing import Any
 from data.errors import UserError
 from data.files import write_atomically
 from prm.checkpoint import save_model
-from prm.lora import merge
+from prm.lora import has_adapters, merge
 from prm.model import load_prm
 from prm.sharding import require_whole_weights
 
@@ -61,7 +61,7 @@ class BestWeights:
 
 def _without_adapters(model: Any) -> Any:
     """The model itself, or a merged copy where adapters are in it."""
-    if not any(".lora_" in name for name, _ in model.named_parameters()):
+    if not has_adapters(model):
         return model
     merged = copy.deepcopy(model)
     merge(merged)

@@ -62,7 +62,7 @@ def save_checkpoint(
         manifest = {"format": FORMAT, "iteration": iteration, "files": files, "tensors": shapes}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
-    _replace_folder(folder, fill)
+    replace_folder(folder, fill)
     stale = [path for path in folder.parent.glob(".*.tmp") if path.is_dir()]
     for old in [*list_checkpoints(run_dir)[:-keep], *stale]:
         shutil.rmtree(old, ignore_errors=True)
@@ -228,7 +228,7 @@ def save_model(folder: str | Path, model: Any, tokenizer: Any | None = None) -> 
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
 
-    _replace_folder(folder, fill)
+    replace_folder(folder, fill)
     if tokenizer is not None:
         _warn_if_read_differently(folder, tokenizer)
 
@@ -271,7 +271,7 @@ def _read(path: Path) -> dict[str, Any]:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
+def replace_folder(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make `folder` hold exactly what `fill` writes: temporary sibling, fsync, rename."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     replaced = folder.with_name(f"{folder.name}.replaced")

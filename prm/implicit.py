@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
-from prm.model import FORMAT, is_causal, load_backbone, load_config
+from prm.model import FORMAT, load_backbone, load_config
+from prm.next_token import read_next_tokens
 
 REFERENCE = "reference"
 
 
 class ImplicitPRM(nn.Module):
-    """A causal LM and the frozen reference it started from. B rows, T tokens, V vocabulary.
+    """A causal LM and the frozen reference it started from. B rows, T tokens.
 
     The reference is never trained nor checkpointed: state_dict is the policy's.
     """
@@ -103,8 +104,13 @@ def load_implicit(path: str | Path) -> ImplicitPRM:
 
 
 def _token_logprobs(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """(B, T): log-probability of token t given those before; 0 at t = 0."""
-    options = {} if is_causal(model) else {"attention_mask": attention_mask}
-    logits = model(input_ids=input_ids, use_cache=False, **options).logits[:, :-1].float()  # (B, T-1, V)
-    chosen = logits.gather(-1, input_ids[:, 1:, None]).squeeze(-1)
-    return nn.functional.pad(chosen - logits.logsumexp(-1), (1, 0))
+    """(B, T): log-probability of token t given those before; 0 at t = 0 and on padding."""
+    targets = attention_mask.bool().clone()
+    targets[:, 0] = False
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask, "target_mask": targets}
+    (logprobs,) = read_next_tokens(model, batch, _chosen)
+    return logprobs.new_zeros(input_ids.shape).masked_scatter(targets, logprobs)
+
+
+def _chosen(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
+    return (-nn.functional.cross_entropy(logits, token_ids, reduction="none"),)

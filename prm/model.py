@@ -298,7 +298,9 @@ def step_logits(
     picked = hidden[rows, columns]  # (N, H)
     if isinstance(getattr(prm, "dropout", None), nn.Module):
         picked = prm.dropout(picked)
-    return classifier(prm)(picked).float()
+    head = classifier(prm)
+    # Below adapters the backbone may be in bf16, and what learns is in f32.
+    return head(picked.to(next(head.parameters()).dtype)).float()
 
 
 def step_scores(

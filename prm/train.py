@@ -43,6 +43,7 @@ from prm.packing import packed_attention, reads_boundaries, sliding_window
 from prm.pairs import PairKind, find_pairs
 from prm.readout import Objective, objective_of
 from prm.scorer import LocalScorer
+from prm.sharding import compute_dtype
 
 StepMetrics = Callable[
     [Sequence[Sequence[float | None]], Sequence[Sequence[float | None]], float], Mapping[str, float]
@@ -197,7 +198,8 @@ def fit_prm(
         best.offer(model, metrics)
         return metrics
 
-    adapters = add_adapters(prm, config.lora) if config.lora.rank else None
+    frozen = compute_dtype(accelerator)
+    adapters = add_adapters(prm, config.lora, frozen=frozen) if config.lora.rank else None
     head_first = None
     if config.head_updates:
         total = num_updates(fit_config, len(examples))

@@ -205,7 +205,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> float:
 
 @torch.no_grad()
 def forward_rollout(learner: Learner, rollout: Rollout) -> Forward:
-    """Run actor, reference and critic (where there is one) once over a rollout.
+    """Run reference, actor and critic (where there is one) once over a rollout, the reference by itself.
 
     With rollout.old_logprobs sampled the actor rests, and minus a token's logprob stands for the entropy
     before it: that is its expectation.
@@ -217,23 +217,33 @@ def forward_rollout(learner: Learner, rollout: Rollout) -> Forward:
     said = Forward(*(torch.zeros(shape) for _ in range(4)), final_values=torch.zeros(shape[0]))
     is_sampled = config.rollout.old_logprobs == "sampled"
     place = {"rank": learner.accelerator.process_index, "world": learner.world}
-    for rows, counts in shares(rollout.lengths, config.update.micro_batch_tokens, **place):
-        width = int(rollout.lengths[rows].max())
-        input_ids = rollout.input_ids[rows, :width].to(device)
-        mask = rollout.action_mask[rows, :width].to(device)
-        temperature = config.rollout.temperature
+    groups = list(shares(rollout.lengths, config.update.micro_batch_tokens, **place))
+    temperature = config.rollout.temperature
+
+    def planes(rows: Tensor) -> tuple[Tensor, Tensor, slice]:
+        columns = slice(int(rollout.lengths[rows].max()))
+        input_ids, mask = rollout.input_ids[rows, columns], rollout.action_mask[rows, columns]
+        return input_ids.to(device), mask.to(device), columns
+
+    with learner.reference_here():
+        for rows, counts in groups:
+            input_ids, mask, columns = planes(rows)
+            ref_logprobs, _ = learner.reference(input_ids, mask, temperature=temperature)
+            if counts:
+                said.ref_logprobs[rows, columns] = ref_logprobs.cpu()
+    learner.phases.lap("reference")
+    for rows, counts in groups:
+        input_ids, mask, columns = planes(rows)
         if not is_sampled:
             logprobs, entropies = learner.actor(input_ids, mask, temperature=temperature, with_entropy=True)
-        ref_logprobs, _ = learner.reference(input_ids, mask, temperature=temperature)
         if learner.critic is not None:
             values, final = learner.critic(input_ids, mask, rollout.lengths[rows].to(device))
         if not counts:
             continue
         if not is_sampled:
-            said.logprobs[rows, :width], said.entropies[rows, :width] = logprobs.cpu(), entropies.cpu()
-        said.ref_logprobs[rows, :width] = ref_logprobs.cpu()
+            said.logprobs[rows, columns], said.entropies[rows, columns] = logprobs.cpu(), entropies.cpu()
         if learner.critic is not None:
-            said.values[rows, :width], said.final_values[rows] = values.cpu(), final.cpu()
+            said.values[rows, columns], said.final_values[rows] = values.cpu(), final.cpu()
     if learner.world > 1:  # the others' rows are 0 here
         said = Forward(**{name: learner.reduce(plane) for name, plane in vars(said).items()})
     if is_sampled:

@@ -24,8 +24,10 @@ from eval.sample_files import read_sample_scores, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.formats import PRMFormat, find_format, load
 from prm.formats.load import Backend, Loaded
+from prm.lora import merge, save_adapters
 from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
+from prm.sharding import compute_dtype
 from reasoning_rl.compose_signals import make_signals
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import EvalConfig
@@ -36,6 +38,7 @@ from reasoning_rl.models import (
     critic_from_reward_model,
     load_reward_model,
 )
+from reasoning_rl.offload import VisitingScorer
 from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.reward_model import ResponseRewardModel
@@ -76,7 +79,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         name, timeout_s=config.reward.test_timeout_s, partial_credit=config.reward.partial_credit
     )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
-    reference = load_backbone(config.policy)
+    reference = None if config.lora.rank else load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
     reward_model = None
     if config.reward_model is not None:
@@ -84,12 +87,20 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     engine = config.rollout.engine
     # Before the learner: its engine may change the policy's number format in place.
     signals = make_signals(config, policy, tokenizer, make_grader(name), accelerator)
+    critic = _critic(config, policy, tokenizer, scorer)
+    for one in (scorer, reward_model):
+        if isinstance(one, LocalScorer | ResponseRewardModel):  # published ones are loaded so
+            one.model.to(compute_dtype(accelerator))
+    if config.offload == "frozen":  # before policy and critic take their place
+        scorer, reward_model = (
+            one and VisitingScorer(one, accelerator.device) for one in (scorer, reward_model)
+        )
     learner = Learner(
         config,
         accelerator,
         policy=policy,
         reference=reference,
-        critic=_critic(config, policy, tokenizer, scorer),
+        critic=critic,
         samples_here=engine.backend == "hf" or engine.sync != "files",
     )
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -122,6 +133,10 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             resume=resume,
         )
     folder = Path(config.output_dir) / "model"
+    if config.lora.rank:
+        if accelerator.is_main_process:
+            save_adapters(folder.with_name("adapter"), learner.policy, config.policy)
+        merge(learner.policy)
     if accelerator.is_main_process:
         save_model(folder, learner.policy, tokenizer)
     accelerator.wait_for_everyone()

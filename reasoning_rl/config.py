@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
 from data.steps import Splitter
+from prm.lora import LoraSettings
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
 from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
 from reasoning_rl.rollout.settings import EngineConfig
@@ -118,6 +119,8 @@ class CriticConfig(Settings):
     """Bound on the change of a value within one iteration (both papers: 0.2)."""
     value_norm: bool = False
     """Learn normalised returns (running, debiased moments); the golden rule of large batches."""
+    lora: LoraSettings = LoraSettings()
+    """Adapters: the critic's backbone stays as it is, they and the value head learn."""
 
 
 class GroupConfig(Settings):
@@ -141,6 +144,9 @@ class UpdateConfig(Settings):
     (arXiv 2307.04964: 128 rollouts, 32 a minibatch)."""
     micro_batch_tokens: Count = 16_384
     """Tokens of one forward pass, padding included. Changes memory and speed, never the numbers."""
+    gradient_checkpointing: bool = False
+    """Of policy and critic: keep each layer's input alone and compute the layer again in the backward. A
+    third more time, far less memory; the numbers are the same."""
     learning_rate: Positive = 5e-7
     """Peak rate of the policy's AdamW."""
     warmup_iterations: Whole = 0
@@ -238,6 +244,10 @@ class PPOConfig(Settings):
     reference_ema: Fraction = 0.0
     """eta of reference <- (1 - eta) reference + eta actor after each iteration; 0 freezes the reference
     (0.001 in the code of arXiv 2404.10719)."""
+    offload: Literal["none", "frozen"] = "none"
+    """frozen: reference and reward models wait in host memory and are on the GPU for their phase alone."""
+    lora: LoraSettings = LoraSettings()
+    """Adapters on the policy. The reference is then the policy without them: no second copy is held."""
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardConfig = RewardConfig()
     kl: KLConfig = KLConfig()
@@ -257,6 +267,7 @@ class PPOConfig(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         self._check_critic()
+        self._check_adapters()
         batch, mini = self.rollouts_per_iteration, self.update.minibatch_size
         if batch % mini:
             near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - mini))[:2]
@@ -327,6 +338,18 @@ class PPOConfig(Settings):
             )
         if self.algorithm == "grpo" and self.kl.coef > 0 and self.kl.place == "reward":
             raise UserError("algorithm grpo has its KL in the loss: set kl.place loss and kl.estimator k3")
+
+    def _check_adapters(self) -> None:
+        for name, lora in (("lora", self.lora), ("critic.lora", self.critic.lora)):
+            if lora.dropout:
+                raise UserError(f"{name}.dropout: PPO compares a policy with itself; set it to 0")
+        if self.offload == "frozen" and self.prm_backend == "vllm":
+            raise UserError("offload: frozen cannot move an engine's weights: set prm_backend to local")
+        if self.lora.rank and self.reference_ema > 0:
+            raise UserError(
+                "with lora.rank the reference is the policy without its adapters, which cannot follow it: "
+                "set reference_ema to 0"
+            )
 
     @classmethod
     def from_preset(cls, values: dict[str, Any], where: str = "config") -> Self:

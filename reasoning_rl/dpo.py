@@ -28,7 +28,9 @@ from data.settings import Settings
 from prm.batching import cut_by_tokens, drop_overlong
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.fit import FitConfig, check_fit, fit, length_limit
+from prm.lora import LoraSettings, TrainableState, adapters_off, add_adapters, has_adapters, merge
 from prm.model import check_vocabulary, load_backbone, load_tokenizer
+from prm.sharding import compute_dtype
 from reasoning_rl.models import disable_dropout
 from reasoning_rl.preference_examples import (
     EncodedPreference,
@@ -88,13 +90,16 @@ class DPOConfig(Settings):
     """Leave out a prompt's oldest tokens where a pair exceeds max_length, as in long dialogues; off:
     fit.overlong decides."""
     preference: PreferenceSettings = PreferenceSettings()
+    lora: LoraSettings = LoraSettings()
+    """Adapters on the policy. A live reference is then the policy without them: no second copy is held."""
     fit: FitConfig = FitConfig(learning_rate=1e-6)
 
 
 class PreferenceObjective:
     """DPO and IPO for the supervised loop. B = 2N rows, T tokens; row 2k is pair k's chosen side.
 
-    reference: the model to ask where the examples carry no cached answers.
+    reference: the model to ask where the examples carry no cached answers; None: the policy without its
+    adapters.
     """
 
     def __init__(self, settings: PreferenceSettings, reference: PreTrainedModel | None = None) -> None:
@@ -115,7 +120,7 @@ class PreferenceObjective:
     def loss(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.settings
         logprobs = response_logprobs(model, batch)  # (B,)
-        ratios = logprobs - self._reference(batch)
+        ratios = logprobs - self._reference(model, batch)
         lengths = batch["target_mask"].sum(1).clamp(min=1)
         if settings.average_logprobs:
             ratios = ratios / lengths
@@ -139,12 +144,15 @@ class PreferenceObjective:
         }
         return losses.sum(), stats
 
-    def _reference(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def _reference(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
         if "reference" in batch:
             return batch["reference"]
-        assert self.reference is not None, "examples without cached reference, and no reference model"
-        with torch.no_grad():
-            return response_logprobs(self.reference, batch)
+        if self.reference is not None:
+            with torch.no_grad():
+                return response_logprobs(self.reference, batch)
+        assert has_adapters(model), "examples without cached reference, and no reference model"
+        with torch.no_grad(), adapters_off(model):
+            return response_logprobs(model, batch)
 
 
 @torch.no_grad()
@@ -234,7 +242,9 @@ def fit_preferences(
         )[0]
         for some in (pairs, held_out)
     )
-    reference = (reference or copy.deepcopy(model)) if config.reference_logprobs == "live" else reference
+    adapters = _adapt(model, config, accelerator) if config.lora.rank else None
+    if config.reference_logprobs == "live" and reference is None and adapters is None:
+        reference = copy.deepcopy(model)
     if reference is not None:
         reference = reference.to(accelerator.device).eval().requires_grad_(False)
     live = reference
@@ -261,5 +271,15 @@ def fit_preferences(
         run_dir=config.output_dir,
         log=log,
         validate=measure if valid or validate else None,
+        saved=adapters,
         resume=resume,
     )
+    if adapters:
+        merge(model)
+
+
+def _adapt(model: PreTrainedModel, config: DPOConfig, accelerator: Any) -> TrainableState:
+    """Adapters whose start depends on the seed alone: a resumed run asks the same model for its reference."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.fit.seed)
+        return add_adapters(model, config.lora, frozen=compute_dtype(accelerator))

@@ -85,8 +85,13 @@ Made from `reasoning_rl/indicator_table.py` by `stepwell metrics --output docs/m
 them. `stepwell metrics RUN` draws those of a run, finished or not, in the terminal.
 
 A PPO run writes one line an iteration to `metrics.jsonl`; seconds and memory, under `time/` and `memory/`, go
-to `timing.jsonl`. A number that an iteration does not define is absent there: no correlation where every
-answer is right, no critic's numbers without a critic. "x first" is a factor of the run's first value. The
-live view alerts after {PATIENCE} iterations in a row outside the healthy range. Bounds are advice. The
-indicators are those of MOSS (arXiv:2307.04964) and of the papers named in [algorithms.md](algorithms.md);
-where a paper gives no number the bound is this project's own, loose enough for healthy quickstart runs."""
+to `timing.jsonl`: of each phase (generate, score, reference, experience, update, sync, validate)
+`time/PHASE_seconds`, `memory/PHASE_rss_mb`, the main process's peak resident memory in MiB during it (on
+Linux; elsewhere up to its end), and on GPUs `memory/PHASE_gpu_mb`, torch's peak allocation;
+`memory/peak_rss_mb` is the peak since the start.
+
+A number that an iteration does not define is absent from `metrics.jsonl`: no correlation where every answer
+is right, no critic's numbers without a critic. "x first" is a factor of the run's first value. The live view
+alerts after {PATIENCE} iterations in a row outside the healthy range. Bounds are advice. The indicators are
+those of MOSS (arXiv:2307.04964) and of the papers named in [algorithms.md](algorithms.md); where a paper
+gives no number the bound is this project's own, loose enough for healthy quickstart runs."""

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +11,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from prm.sharding import compute_dtype, cuts_parameters, prepare
+from prm.activations import checkpoint_layers
+from prm.lora import LoraSettings, TrainableState, add_adapters
+from prm.sharding import compute_dtype, cuts_parameters, prepare, require_whole_weights
 from reasoning_rl.config import PPOConfig
-from reasoning_rl.models import Actor, Critic, disable_dropout
+from reasoning_rl.models import Actor, AdaptersOff, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
+from reasoning_rl.offload import HOST, on_device
+from reasoning_rl.phases import Phases
 
 
 @dataclass
@@ -41,11 +46,13 @@ class Learner:
         accelerator: Accelerator,
         *,
         policy: PreTrainedModel,
-        reference: PreTrainedModel,
+        reference: PreTrainedModel | None,
         critic: PreTrainedModel | None,
         samples_here: bool = True,
     ) -> None:
-        """samples_here: off where an engine outside samples; a whole copy then stays in host memory."""
+        """reference: none where the policy has adapters (config.lora), which are then off for it.
+        samples_here: off where an engine outside samples; a whole copy then stays in host memory."""
+        assert (reference is None) == bool(config.lora.rank)
         self.config = config
         self.accelerator = accelerator
         self.world = accelerator.num_processes
@@ -54,45 +61,64 @@ class Learner:
             # Dropout would make the first ratio differ from 1 and the values inconsistent.
             if model is not None:
                 disable_dropout(model)
+        for model in (policy, critic) if config.update.gradient_checkpointing else ():
+            if model is not None:
+                checkpoint_layers(model)
+                model.train()
+        # In host memory: what is packed in four bits never takes its full size on the device.
+        self._adapters = self._adapt(policy, config.lora)
         # Where weights are cut up, nothing can be sampled from or exported: a whole copy follows the actor.
         self._follows = cuts_parameters(accelerator)
         trained = copy.deepcopy(policy).to(device) if self._follows else policy
         self.policy = policy.to(device) if samples_here or not self._follows else policy
-        frozen = Actor(reference.to(device)).eval().requires_grad_(False)
-        if config.reference_ema == 0:  # an average moves by less than bf16 can tell
-            frozen.to(compute_dtype(accelerator))
-        self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
         options = {
             "accelerator": accelerator,
             "max_grad_norm": config.update.max_grad_norm or math.inf,
         }
         optimizer = _adamw(trained, config.update.learning_rate, config)
-        self.actor = prepare(Actor(trained), optimizer, owner=trained, **options)
+        self.actor = prepare(Actor(trained), optimizer, owner=self._adapters or trained, **options)
+        if reference is None:
+            self.reference: Any = AdaptersOff(self.actor.module)
+        else:
+            if config.offload == "frozen":
+                require_whole_weights(accelerator, "frozen models that are offloaded")
+            place = HOST if config.offload == "frozen" else device
+            frozen = Actor(reference.to(place)).eval().requires_grad_(False)
+            if config.reference_ema == 0:  # an average moves by less than bf16 can tell
+                frozen.to(compute_dtype(accelerator))
+            self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
         self.critic_model, self.critic = critic, None
         if critic is not None:
+            self._critic_adapters = self._adapt(critic, config.critic.lora)
             self.critic_model = critic.to(device)
             optimizer = _adamw(critic, config.critic.learning_rate, config)
-            self.critic = prepare(Critic(critic), optimizer, owner=critic, **options)
+            self.critic = prepare(Critic(critic), optimizer, owner=self._critic_adapters or critic, **options)
         self.moments = RunningMoments()
         self.value_norm = ValueNormalizer()
         kl = config.kl
         self.kl = AdaptiveKL(kl.coef, target=kl.target, horizon=kl.horizon) if kl.target else FixedKL(kl.coef)
         self.skips = SkipCounter()
+        self.phases = Phases(device)
 
     def parts(self) -> dict[str, Any]:
-        """Everything with state, for checkpoints. A frozen reference too: its folder may be gone."""
+        """Everything with state, for checkpoints. A frozen reference too: its folder may be gone. Of what has
+        adapters these alone, and what they belong to."""
         parts = {
             "policy": self.actor.weights,
-            "reference": self.reference.weights,
             "actor_optimizer": self.actor.moments,
             "moments": self.moments,
             "kl": self.kl,
             "skips": self.skips,
         }
+        parts |= (
+            {"policy_base": self._adapters.base} if self._adapters else {"reference": self.reference.weights}
+        )
         if self.critic is None:
             return parts
-        critic = {"critic": self.critic.weights, "critic_optimizer": self.critic.moments}
-        return parts | critic | {"value_norm": self.value_norm}
+        parts |= {"critic": self.critic.weights, "critic_optimizer": self.critic.moments}
+        if self._critic_adapters:
+            parts["critic_base"] = self._critic_adapters.base
+        return parts | {"value_norm": self.value_norm}
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Sum over processes, wherever the tensor lives (collectives of GPUs take only theirs)."""
@@ -118,7 +144,23 @@ class Learner:
     def update_reference(self) -> None:
         """reference <- (1 - eta) reference + eta actor (arXiv 2404.10719, section 5)."""
         if self.config.reference_ema > 0:
-            self.reference.follow(self.actor, self.config.reference_ema)
+            with self.reference_here():
+                self.reference.follow(self.actor, self.config.reference_ema)
+
+    def reference_here(self) -> AbstractContextManager[None]:
+        """Inside, the reference is on the device, wherever it waits."""
+        if self.config.offload == "none" or self.config.lora.rank:
+            return nullcontext()
+        return on_device([self.reference.module], self.accelerator.device)
+
+    def _adapt(self, model: PreTrainedModel, lora: LoraSettings) -> TrainableState | None:
+        """Put adapters on a model where the settings ask for them; their start depends on the seed alone."""
+        if not lora.rank:
+            return None
+        require_whole_weights(self.accelerator, "adapters")
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.seed)
+            return add_adapters(model, lora, frozen=compute_dtype(self.accelerator))
 
     @torch.no_grad()
     def refresh_policy(self) -> None:
@@ -131,7 +173,7 @@ class Learner:
 
 def _adamw(model: nn.Module, learning_rate: float, config: PPOConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
-        model.parameters(),
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=learning_rate,
         betas=config.update.betas,
         weight_decay=config.update.weight_decay,

@@ -1,11 +1,12 @@
 """Actor and critic: the only place where predictions are shifted onto the tokens they speak of.
 
-B rollouts, T tokens, N action tokens, H width, V vocabulary. Rows are right-padded and causal, so no
+B rollouts, T tokens, N action tokens, V vocabulary. Rows are right-padded and causal, so no
 attention mask is needed: padding stands after everything that counts.
 """
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +17,11 @@ from transformers import (
 )
 
 from data.errors import UserError
+from prm.lora import adapters_off
 from prm.model import classifier, load_config, load_or_refuse
+from prm.next_token import read_next_tokens
 from prm.readout import linear_value, objective_of
 from reasoning_rl.functional import entropy, token_logprobs
-from reasoning_rl.sft import next_token_logits
 
 
 class Actor(nn.Module):
@@ -40,15 +42,32 @@ class Actor(nn.Module):
         """Return (logprobs, entropies), both (B, T) f32 and 0 off `action_mask`.
 
         logprobs[:, t] = log pi(x_t | x_<t) at the sampling temperature. The LM head runs on action positions
-        only, so no (B, T, V) tensor exists. Entropies are all 0 unless asked for: they cost another (N, V).
+        only, in chunks: no (B, T, V) tensor exists. Entropies are all 0 unless asked for.
         """
         real = action_mask.flip(1).cumsum(1).flip(1) > 0  # (B, T): nothing counts behind the last action
         batch = {"input_ids": input_ids, "attention_mask": real, "target_mask": action_mask}
-        logits = next_token_logits(self.model, batch) / temperature  # (N, V)
-        logprobs = token_logprobs(logits, input_ids[action_mask])
-        zeros = logprobs.new_zeros(input_ids.shape)
-        entropies = zeros.masked_scatter(action_mask, entropy(logits)) if with_entropy else zeros
-        return zeros.masked_scatter(action_mask, logprobs), entropies
+
+        def read(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
+            logits = logits / temperature
+            logprobs = token_logprobs(logits, token_ids)
+            return (logprobs, entropy(logits)) if with_entropy else (logprobs,)
+
+        found = read_next_tokens(self.model, batch, read)  # of the N actions
+        zeros = found[0].new_zeros(input_ids.shape)
+        logprobs, *entropies = (zeros.masked_scatter(action_mask, values) for values in found)
+        return logprobs, entropies[0] if entropies else zeros
+
+
+class AdaptersOff:
+    """The reference of an actor with adapters: the actor's own weights, without them. No second copy."""
+
+    def __init__(self, actor: nn.Module) -> None:
+        self.actor = actor
+
+    def __call__(self, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """Return what the actor's forward does."""
+        with adapters_off(self.actor):
+            return self.actor(*args, **options)
 
 
 class Critic(nn.Module):

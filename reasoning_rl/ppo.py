@@ -5,7 +5,6 @@
 B rollouts, T tokens. What is built elsewhere (models, scorer, grader, log) is handed in.
 """
 
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.errors import Stopped
-from data.machine import peak_rss_mb
 from data.prompts import get_template
 from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
@@ -117,16 +115,16 @@ def run_ppo(
         log(0, validate(generator))
     with StopSignal(accelerator) as stop:
         for iteration in range(done + 1, config.iterations + 1):
-            clock = _Clock()
+            learner.phases.start()
             sampled = rollouts.next(left=config.iterations - iteration)
             rollout, graded = sampled.rollout, sampled.graded
-            clock.lap("generate")
+            learner.phases.lap("generate")
             if reward_model is not None:
                 graded = reward_responses(reward_model, render, rollout)
             scores = score_rollout(scorer, grader, rollout, graded)
             rollout, scores = gather(rollout, scores, accelerator, num_problems=num_problems)
             scores = signals.add(rollout, scores)
-            clock.lap("score")
+            learner.phases.lap("score")
             pretraining = learner.critic is not None and iteration <= config.critic.pretrain_iterations
             learner.set_learning_rates(iteration)
             try:
@@ -142,20 +140,20 @@ def run_ppo(
                     experience, metrics = make_group_experience(learner, rollout, scores, rewards, vine)
                 else:
                     experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
-                clock.lap("experience")
+                learner.phases.lap("experience")
                 rollouts.rest()
                 metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)
                 metrics |= signals.learn(rollout, scores)
             except NonFinite as error:
                 totals, metrics = torch.zeros(len(rollout.lengths)), skip_iteration(learner, error)
             learner.refresh_policy()
-            clock.lap("update")
+            learner.phases.lap("update")
             # While pre-training the policy is its reference: nothing to follow or to steer.
             if not pretraining and "policy/kl_per_response" in metrics:
                 learner.update_reference()
                 learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
             rollouts.sync(learner.policy, iteration)
-            clock.lap("sync")
+            learner.phases.lap("sync")
             metrics |= rollout_metrics(rollout, scores, totals, config.reward, ngram=config.hack.ngram)
             metrics |= sum_metrics(sampled.metrics, learner)
             metrics |= {"kl/coef": learner.kl.coef} | rollouts.metrics(iteration)
@@ -164,9 +162,9 @@ def run_ppo(
                 if accelerator.is_main_process:
                     metrics |= validate(generator)
                 accelerator.wait_for_everyone()
-                clock.lap("validate")
+                learner.phases.lap("validate")
             if accelerator.is_main_process:
-                log(iteration, {**metrics, **clock.seconds, "memory/peak_rss_mb": peak_rss_mb()})
+                log(iteration, {**metrics, **learner.phases.metrics})
             stopping = stop.requested()
             if stopping or is_stopped or _due(iteration, config.save_every, config.iterations):
                 save_together(
@@ -209,16 +207,3 @@ def _sampling(config: PPOConfig) -> Sampling:
 
 def _due(iteration: int, every: int, last: int) -> bool:
     return iteration == last or (every > 0 and iteration % every == 0)
-
-
-class _Clock:
-    """Seconds of each phase of an iteration."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def lap(self, phase: str) -> None:
-        now = time.perf_counter()
-        self.seconds[f"time/{phase}_seconds"] = now - self.last
-        self.last = now

@@ -14,15 +14,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from prm.batching import cut_by_tokens
+from prm.next_token import read_next_tokens
 from reasoning_rl.functional import token_logprobs
 from reasoning_rl.preference_examples import EncodedPreference, collate_preferences
-from reasoning_rl.sft import next_token_logits
 
 
 def response_logprobs(model: PreTrainedModel, batch: Any) -> Tensor:
     """Return (B,): each row's log-probability, summed over the tokens under `target_mask`."""
     mask = batch["target_mask"]
-    logprobs = token_logprobs(next_token_logits(model, batch), batch["input_ids"][mask])  # (N,)
+    (logprobs,) = read_next_tokens(model, batch, lambda logits, ids: (token_logprobs(logits, ids),))  # (N,)
     rows = mask.nonzero()[:, 0]
     return logprobs.new_zeros(len(mask)).index_add(0, rows, logprobs)
 

@@ -40,6 +40,7 @@ from prm.model import (
     load_tokenizer,
     pad_right,
 )
+from prm.next_token import has_plain_head
 from prm.scorer import default_batch_tokens, score_in_batches, scoring
 from reasoning_rl.models import decoder, load_reward_model
 from reasoning_rl.preference_examples import (
@@ -49,7 +50,7 @@ from reasoning_rl.preference_examples import (
     encode_preferences,
     split_by_prompt,
 )
-from reasoning_rl.sft import has_plain_head, prompt_ids
+from reasoning_rl.sft import prompt_ids
 
 FORMAT = "stepwell"
 PairMetrics = Callable[[Sequence[float], Sequence[float]], Mapping[str, float]]

@@ -1,7 +1,7 @@
 """Supervised fine-tuning on prompt-response pairs: next-token loss on the response and its end token only.
 
-The LM head runs on the positions that are supervised, so no (B, T, V) tensor exists. No packing: sequences
-are length-sorted under a token budget instead, which leaves attention and positions untouched.
+The LM head runs on the positions that are supervised, in chunks: no (B, T, V) tensor exists. No packing:
+sequences are length-sorted under a token budget instead, which leaves attention and positions untouched.
 
     encoded = encode_pairs(tokenizer, [("2 + 2 =", " 4")], max_length=512)
     fit(model, encoded, NextToken(), FitConfig(), accelerator=accelerator, run_dir="runs/sft", log=log)
@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from data.errors import UserError
@@ -25,7 +24,11 @@ from data.task_readers import read_sft
 from prm.batching import drop_overlong
 from prm.checkpoint import refuse_used_folder, save_model
 from prm.fit import FitConfig, check_fit, fit
-from prm.model import check_vocabulary, is_causal, load_backbone, load_config, load_tokenizer
+from prm.lora import LoraSettings, add_adapters, merge
+from prm.model import check_vocabulary, load_backbone, load_config, load_tokenizer
+from prm.next_token import read_next_tokens
+from prm.sharding import compute_dtype
+from reasoning_rl.functional import token_logprobs
 
 
 class SFTConfig(Settings):
@@ -45,6 +48,7 @@ class SFTConfig(Settings):
     """Checkpoints go to checkpoints/ in it, the trained model to model/."""
     max_length: int = Field(1024, ge=2)
     """Most tokens of prompt, response and end token together."""
+    lora: LoraSettings = LoraSettings()
     fit: FitConfig = FitConfig()
 
 
@@ -63,7 +67,7 @@ class EncodedPair:
 class NextToken:
     """Cross-entropy of the response tokens, summed.
 
-    B rows, T tokens, N supervised tokens, H width, V vocabulary.
+    B rows, T tokens.
     """
 
     def collate(self, examples: Sequence[EncodedPair]) -> dict[str, Tensor]:
@@ -83,34 +87,13 @@ class NextToken:
         return float(batch["target_mask"].sum())
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = next_token_logits(model, batch)  # (N, V)
-        targets = batch["input_ids"][batch["target_mask"]]  # (N,)
-        loss = cross_entropy(logits, targets, reduction="sum")
-        return loss, {"accuracy": (logits.detach().argmax(-1) == targets).sum()}
+        logprobs, is_right = read_next_tokens(model, batch, _read)
+        return -logprobs.sum(), {"accuracy": is_right.sum()}
 
 
-def next_token_logits(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return float32 logits (N, V) that predict each token under `target_mask`, in row order."""
-    mask = None if is_causal(model) else batch["attention_mask"]
-    before = batch["target_mask"][:, 1:]  # (B, T-1): position t predicts token t+1
-    if has_plain_head(model):
-        hidden = model.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False)[
-            0
-        ]  # (B, T, H)
-        return model.get_output_embeddings()(hidden[:, :-1][before]).float()
-    # Scaled or soft-capped logits are the model's own business: let it compute every position any row needs.
-    columns = before.any(0).nonzero().squeeze(1)
-    output = model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False, logits_to_keep=columns)
-    return output.logits[before[:, columns]].float()
-
-
-def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are nothing but lm_head(hidden)."""
-    config = model.config.get_text_config()
-    special = ("final_logit_softcapping", "logit_scale", "logits_scaling", "mup_width_multiplier")
-    if any(getattr(config, name, None) for name in special):
-        return False
-    return getattr(model, "lm_head", None) is model.get_output_embeddings()
+def _read(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
+    """Log-probability of each token, and whether it is the likeliest."""
+    return token_logprobs(logits, token_ids), logits.detach().argmax(-1) == token_ids
 
 
 def encode_pairs(
@@ -184,6 +167,9 @@ def train_sft(
         torch.manual_seed(config.fit.seed)
         model = AutoModelForCausalLM.from_config(load_config(config.model_config_file), dtype=torch.float32)
     check_vocabulary(model, tokenizer)
+    torch.manual_seed(config.fit.seed)
+    frozen = compute_dtype(accelerator)
+    adapters = add_adapters(model, config.lora, frozen=frozen) if config.lora.rank else None
     fit(
         model,
         encoded,
@@ -193,8 +179,11 @@ def train_sft(
         run_dir=config.output_dir,
         log=log,
         validate=validate,
+        saved=adapters,
         resume=resume,
     )
+    if adapters:
+        merge(model)
     folder = Path(config.output_dir) / "model"
     if accelerator.is_main_process:
         save_model(folder, model, tokenizer)

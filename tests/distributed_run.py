@@ -17,6 +17,7 @@ from distributed_preferences import learn
 from rl_world import OracleScorer, tiny_policy, world
 
 from data.schema import Sampling, Verdict
+from prm import next_token
 from prm.checkpoint import load_latest, save_model, save_together
 from prm.fit import FitConfig, fit
 from reasoning_rl.advantages import make_experience
@@ -45,6 +46,7 @@ SETTINGS = {
     "update": {
         "minibatch_size": 8,
         "micro_batch_tokens": 160,
+        "gradient_checkpointing": True,
         "learning_rate": 1e-3,
         "advantage_norm": True,
         "entropy_coef": 0.01,
@@ -71,6 +73,7 @@ class Log:
 def main(output_dir: Path) -> None:
     accelerator = make_accelerator()
     torch.set_num_threads(1)
+    next_token.CHUNK, next_token.SMALL = 8, 0  # logits in chunks, of which the processes have unequal numbers
     tokenizer, problems = world(8)
     policy = tiny_policy(tokenizer, hidden=16)
     with torch.no_grad():  # sharper than random: answers end, and their lengths differ

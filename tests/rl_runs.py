@@ -38,7 +38,7 @@ def learner_for(config: PPOConfig, tokenizer, seed: int = 0, policy=None) -> Lea
         config,
         Accelerator(cpu=True),
         policy=policy,
-        reference=copy.deepcopy(policy),
+        reference=None if config.lora.rank else copy.deepcopy(policy),
         critic=critic_from_policy(policy) if config.algorithm == "ppo" else None,
     )
 
@@ -64,8 +64,12 @@ def run(config, learner, tokenizer, problems, **options) -> list[dict[str, float
         learner=learner,
         tokenizer=tokenizer,
         problems=problems,
-        render=lambda text: f"{text}\n",
-        log=RunLog(config.output_dir),
-        **{"scorer": OracleScorer(problems), "grader": oracle_grader, **options},
+        **{
+            "render": lambda text: f"{text}\n",
+            "log": RunLog(config.output_dir),
+            "scorer": OracleScorer(problems),
+            "grader": oracle_grader,
+            **options,
+        },
     )
     return read_metrics(config.output_dir)

@@ -13,7 +13,7 @@ from prm.checkpoint import save_model
 from prm.examples import label_solutions
 from prm.fit import FitConfig
 from prm.lora import LoraSettings, add_adapters, merge
-from prm.model import classifier, new_prm
+from prm.model import classifier, load_prm, new_prm
 from prm.objectives import StepObjective, make_objective
 from prm.packing import VARLEN, packed_attention, sliding_window
 from prm.scorer import LocalScorer
@@ -109,6 +109,23 @@ def test_adapters_train_few_weights_merge_and_resume(tmp_path):
     scores = LocalScorer(again, TOKENIZER).score(problems, steps)
     labels = [s.labels for s in rows[160:]]
     assert auc(labels, scores) > 0.9
+
+
+def test_adapters_learn_on_a_4_bit_backbone(tmp_path):
+    pytest.importorskip("peft", reason="LoRA needs the extra 'lora'")
+    pytest.importorskip("bitsandbytes", reason="a 4-bit base needs the extra 'qlora'")
+    rows = solutions(200)
+    settings = {**FAST, "learning_rate": 5e-3}
+    lora = {"rank": 4, "alpha": 8.0, "quantize": "nf4"}
+    prm = tiny()
+    names = set(prm.state_dict())
+    log = train(
+        prm, rows[:160], rows[160:], tmp_path / "run", lora=lora, fit=settings, keep_best="valid/step_auc"
+    )
+    assert log.rows[-1][1]["valid/loss"] < 0.5
+    save_model(tmp_path / "model", prm, TOKENIZER)
+    assert set(load_prm(tmp_path / "model").state_dict()) == names
+    assert LocalScorer.load(tmp_path / "model").score(["sum 1?"], [["one plus two is three"]])[0][0] > 0.5
 
 
 def test_merging_adapters_changes_no_score():

@@ -1,6 +1,7 @@
 """DPO: the loss by definition, what is masked, the cached reference, and that it learns and resumes."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,32 @@ def test_cached_and_live_references_train_the_same_policy(tmp_path: Path) -> Non
         assert {"valid/accuracy", "valid/margin", "valid/loss", "valid/chosen_reward"} <= last.keys()
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["cached", "live"])
+def test_adapters_learn_to_prefer_against_the_policy_without_them(tmp_path: Path, how: str) -> None:
+    pytest.importorskip("peft", reason="LoRA needs the extra 'lora'")
+    fit = FitConfig(batch_size=16, learning_rate=1e-2, epochs=2, save_every=3, log_every=1)
+    rows = {}
+    for name, stop_at in (("whole", None), ("torn", 5)):
+        for _ in range(1 + (stop_at is not None)):
+            tokenizer, model = taught_policy()
+            config = settings(tmp_path / name, lora={"rank": 8}, reference_logprobs=how, fit=fit)
+            log = RunLog(tmp_path / name, watch=lambda i, _, at=stop_at: _stop(i, at))
+            options = {"accelerator": Accelerator(cpu=True), "log": log, "resume": name == "torn"}
+            with pytest.raises(KeyboardInterrupt) if stop_at else nullcontext():
+                fit_preferences(model, tokenizer, PAIRS[:64], PAIRS[64:], config, **options)
+            stop_at = None
+        rows[name] = read_metrics(tmp_path / name)
+    assert rows["torn"] == rows["whole"]
+    assert rows["whole"][0]["train/loss"] == pytest.approx(math.log(2), abs=1e-3)  # at first both are one
+    assert rows["whole"][-1]["valid/accuracy"] > 0.9
+    assert not [key for key in model.state_dict() if "lora" in key]
+    examples = encode_preferences(tokenizer, PAIRS[64:])
+    before, after = (reference_logprobs(m, examples) for m in (taught_policy()[1], model))
+    gains = [(c - r) - (c0 - r0) for (c0, r0), (c, r) in zip(before, after, strict=True)]
+    margin = PreferenceSettings().beta * sum(gains) / len(gains)
+    assert margin == pytest.approx(rows["whole"][-1]["valid/margin"], rel=1e-3)
 
 
 def test_a_policy_learns_to_prefer(tmp_path: Path) -> None:

@@ -190,6 +190,10 @@ def test_a_run_from_files_resumes_and_saves_a_plain_model(tmp_path):
     train_sft(SFTConfig.from_dict({**further, "output_dir": str(tmp_path / "b")}), log=Log(), **run)
     with pytest.raises(UserError, match="exactly one of"):
         train_sft(SFTConfig.from_dict({**values, "model": "x"}), log=Log(), **run)
+    adapted = {**further, "output_dir": str(tmp_path / "lora"), "lora": {"rank": 2}}
+    found = AutoModelForCausalLM.from_pretrained(train_sft(SFTConfig.from_dict(adapted), log=Log(), **run))
+    moved = {name for name, p in found.named_parameters() if not torch.equal(p, model.get_parameter(name))}
+    assert moved == {name for name, _ in model.named_parameters() if name.endswith("_proj.weight")}
     small = json.loads((tmp_path / "config" / "config.json").read_text()) | {"vocab_size": 100}
     (tmp_path / "config" / "config.json").write_text(json.dumps(small))
     with pytest.raises(UserError, match="the model's embedding 100 rows"):

@@ -1,5 +1,6 @@
 """A real vLLM engine in this process against transformers: samples, weight sync, faults, a PPO run."""
 
+import copy
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from vllm_cases import mismatch, perturb, prompts_of, saved_policy
 from data.errors import UserError
 from data.schema import Sampling
 from data.steps import decode
+from prm.lora import LoraSettings, add_adapters
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rollout.settings import EngineConfig
 from reasoning_rl.rollout.vllm_weights import ActorWeights
@@ -123,6 +125,20 @@ def follow_each_group(generator: Any, model: Any, groups: tuple[str, ...]) -> No
         assert mismatch(model, fresh) < 1e-4, group
         assert {s.version for s in fresh} == {version}
     assert generator.sync.last.num_bytes == sum(4 * p.numel() for p in model.parameters())
+
+
+def test_an_adapted_policy_arrives_merged(engine: Any) -> None:
+    pytest.importorskip("peft", reason="LoRA needs the extra 'lora'")
+    generator, model, _ = engine
+    version, sampling = generator.version, Sampling(max_new_tokens=8, seed=1)
+    adapted = copy.deepcopy(model)
+    add_adapters(adapted, LoraSettings(rank=4))
+    assert perturb(adapted, ".lora_B")
+    generator.push(ActorWeights(adapted), version + 1)
+    fresh = [s for (s,) in generator.generate(prompts_of(6), sampling)]
+    assert mismatch(adapted, fresh) < 1e-4
+    assert mismatch(model, fresh) > 0.01
+    generator.push(ActorWeights(model), version + 2)
 
 
 @pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "trainer"])

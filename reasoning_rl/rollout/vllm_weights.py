@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
+from prm.lora import merged_weight
 from reasoning_rl.rollout.settings import EngineConfig
 
 PREFIX = "stepwell-weights-"
@@ -48,12 +49,18 @@ class _Weight:
     """Base weight plus its adapter's update; none: the first part itself."""
 
     @property
+    def dtype(self) -> torch.dtype:
+        packed = getattr(self.parts[0], "quant_state", None)  # of a weight in four bits
+        return packed.dtype if packed else self.parts[0].dtype
+
+    @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(getattr(self.parts[0], "ds_shape", self.parts[0].shape))
+        packed = getattr(self.parts[0], "quant_state", None)
+        return tuple(packed.shape if packed else getattr(self.parts[0], "ds_shape", self.parts[0].shape))
 
     @property
     def num_bytes(self) -> int:
-        return torch.Size(self.shape).numel() * self.parts[0].element_size()
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class ActorWeights:
         return all(w.merge is None and not hasattr(w.parts[0], "ds_id") for w in _weights(self.model))
 
     def metadata(self) -> list[TensorMeta]:
-        return [TensorMeta(w.name, w.parts[0].dtype, w.shape) for w in _weights(self.model)]
+        return [TensorMeta(w.name, w.dtype, w.shape) for w in _weights(self.model)]
 
     def buckets(self) -> Iterator[list[tuple[str, Tensor]]]:
         return gather_weights(self.model, self.bucket_bytes)
@@ -136,14 +143,7 @@ def _merged(name: str, base: nn.Parameter, layer: Any) -> _Weight:
     if any(getattr(layer, "use_dora", {}).get(a) for a in active):
         raise UserError(f"{name}: a DoRA adapter cannot be merged for the engine; train plain LoRA")
     lora = tuple(p for n, p in layer.named_parameters() if "lora_" in n)
-
-    def merge() -> Tensor:
-        weight = base.detach()
-        for adapter in active:
-            weight = weight + layer.get_delta_weight(adapter).to(weight.dtype)
-        return weight
-
-    return _Weight(name, (base, *lora), merge)
+    return _Weight(name, (base, *lora), lambda: merged_weight(layer))
 
 
 def remove_abandoned(folder: str) -> None:
