@@ -48,7 +48,8 @@ class Actor(nn.Module):
         batch = {"input_ids": input_ids, "attention_mask": real, "target_mask": action_mask}
 
         def read(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, ...]:
-            logits = logits / temperature
+            if temperature != 1.0:  # a division is a copy of all logits
+                logits = logits / temperature
             logprobs = token_logprobs(logits, token_ids)
             return (logprobs, entropy(logits)) if with_entropy else (logprobs,)
 
