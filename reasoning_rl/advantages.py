@@ -5,12 +5,13 @@ B rollouts, T tokens.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from reasoning_rl.config import PPOConfig
-from reasoning_rl.experience import step_and_outcome_rewards
+from reasoning_rl.experience import process_share, progress_advantages, step_and_outcome_rewards
 from reasoning_rl.functional import (
     explained_variance,
     gae,
@@ -23,7 +24,7 @@ from reasoning_rl.group import grpo_outcome, grpo_process, reinforce_pp, rloo
 from reasoning_rl.learner import Learner
 from reasoning_rl.prefix_values import PrefixValues
 from reasoning_rl.rollout.mismatch import correct_mismatch, mismatch_metrics
-from reasoning_rl.shaping import place_on_tokens
+from reasoning_rl.shaping import ADVANTAGES, place_on_tokens
 from reasoning_rl.shares import estimate_together, shares
 from reasoning_rl.types import Experience, Rollout, Scores
 from reasoning_rl.update import require_finite
@@ -42,11 +43,17 @@ class Forward:
 
 
 def make_experience(
-    learner: Learner, rollout: Rollout, rewards: Tensor, *, pretraining: bool = False
+    learner: Learner,
+    rollout: Rollout,
+    rewards: Tensor,
+    *,
+    step_advantages: Tensor | None = None,
+    pretraining: bool = False,
 ) -> tuple[Experience, dict[str, float]]:
     """Return advantages and returns of a rollout under the current models, and the monitors of this step.
 
-    rewards (B, T): the task's, before the KL penalty. While the critic is pre-trained its targets are
+    rewards (B, T): the task's, before the KL penalty. step_advantages (B, T): added to the policy's
+    advantages; the critic does not learn them. While the critic is pre-trained its targets are
     Monte-Carlo returns (lambda 1): under a frozen policy nothing else needs estimating.
     """
     config = learner.config.update
@@ -76,6 +83,8 @@ def make_experience(
     if learner.config.critic.value_norm:
         learner.value_norm.update(returns[mask])
         returns = learner.value_norm.normalise(returns) * mask
+    if step_advantages is not None:
+        advantages = advantages + step_advantages
     experience, corrected = _experience(learner, rollout, said, advantages)
     return replace(experience, old_values=said.values, returns=returns), metrics | corrected
 
@@ -97,10 +106,15 @@ def make_group_experience(
     said = forward_rollout(learner, rollout)
     rewards, metrics = _penalised(learner, rollout, said, rewards)
     group = {"group_size": config.rollout.samples_per_problem}
-    if config.algorithm == "grpo":
-        advantages = _grpo(config, rollout, scores)
+    extra = progress_advantages(rollout, scores, config.reward, learner.moments)
+    compared: dict[str, Any] = {"baseline": config.group.baseline, "gamma": config.update.gamma, **group}
+    if config.group.baseline == "token":
+        compared["process"] = process_share(rollout, scores, config.reward, learner.moments)
+    if config.algorithm == "reinforce_pp":
+        advantages = reinforce_pp(rewards, mask, step_advantages=extra, **compared)
+        extra = None
     elif config.algorithm == "rloo":
-        advantages = rloo(rewards, mask, baseline=config.group.baseline, gamma=config.update.gamma, **group)
+        advantages = rloo(rewards, mask, **compared)
     elif config.algorithm == "vine":
         assert values is not None
         _, outcomes = step_and_outcome_rewards(
@@ -110,14 +124,10 @@ def make_group_experience(
         advantages, spent = vine_of(rollout, rewards, outcomes, found, config)
         metrics |= spent
     else:
-        assert config.algorithm == "reinforce_pp", config.algorithm
-        advantages = reinforce_pp(
-            rewards,
-            mask,
-            baseline=config.group.baseline,
-            gamma=config.update.gamma,
-            **group,
-        )
+        assert config.algorithm == "grpo", config.algorithm
+        advantages = _grpo(config, rollout, scores)
+    if extra is not None:
+        advantages = advantages + extra
     outcomes = scores.outcomes.reshape(-1, config.rollout.samples_per_problem)
     agree = (outcomes == outcomes[:, :1]).all(1)
     metrics["group/agree"] = agree.double().mean().item()
@@ -136,7 +146,7 @@ def _grpo(config: PPOConfig, rollout: Rollout, scores: Scores) -> Tensor:
         "divide_by_std": config.group.divide_by_std,
     }
     advantages = reward.outcome_weight * grpo_outcome(outcomes, **options)[:, None] * mask
-    if reward.form == "none" or reward.step_weight == 0:
+    if reward.form in ("none", *ADVANTAGES) or reward.step_weight == 0:
         return advantages
     width = mask.shape[1]
     on_tokens = place_on_tokens(steps, rollout.step_ends, scores.scored, num_tokens=width)

@@ -20,12 +20,14 @@ from reasoning_rl.functional import overlong_penalty
 from reasoning_rl.hack_gauge import measure
 from reasoning_rl.moments import RunningMoments
 from reasoning_rl.shaping import (
+    ADVANTAGES,
     TELESCOPING,
     cap_returns,
     drop_positive,
     place_on_last_action,
     place_on_tokens,
     shape_step_rewards,
+    spread_on_steps,
 )
 from reasoning_rl.types import Rollout, Scores
 
@@ -159,15 +161,6 @@ def step_and_outcome_rewards(
 
     max_new_tokens: where the penalty for long responses ends; needed where `config.overlong_buffer` is on.
     """
-    step_rewards = shape_step_rewards(
-        scores.step_scores,
-        scores.scored,
-        form=config.form,
-        clip_threshold=config.clip_threshold,
-        temperature=config.softmin_temperature,
-        start_scores=_start_scores(rollout, scores),
-    )
-    withhold = cap_returns if config.form in TELESCOPING else drop_positive
     # An answer that nobody could judge is paid like the average one: neither right nor wrong.
     usual = scores.outcomes[scores.judged].mean() if bool(scores.judged.any()) else 0.0
     outcome_rewards = torch.where(scores.judged, scores.outcomes, usual) * rollout.complete
@@ -176,7 +169,21 @@ def step_and_outcome_rewards(
         outcome_rewards = outcome_rewards + overlong_penalty(
             rollout.action_mask.sum(1), max_length=max_new_tokens, buffer=config.overlong_buffer
         )
-    return withhold(step_rewards, rollout.complete), outcome_rewards
+    return step_rewards_of(rollout, scores, config), outcome_rewards
+
+
+def step_rewards_of(rollout: Rollout, scores: Scores, config: RewardConfig) -> Tensor:
+    """Return step rewards (B, S), before their weight; a truncated answer's are never above 0."""
+    rewards = shape_step_rewards(
+        scores.step_scores,
+        scores.scored,
+        form=config.form,
+        clip_threshold=config.clip_threshold,
+        temperature=config.softmin_temperature,
+        start_scores=_start_scores(rollout, scores),
+    )
+    withhold = cap_returns if config.form in TELESCOPING else drop_positive
+    return withhold(rewards, rollout.complete)
 
 
 def _start_scores(rollout: Rollout, scores: Scores) -> Tensor:
@@ -226,6 +233,8 @@ def task_rewards(
     step_rewards, outcome_rewards = step_and_outcome_rewards(
         rollout, scores, config, max_new_tokens=max_new_tokens
     )
+    if config.form in ADVANTAGES:
+        step_rewards = torch.zeros_like(step_rewards)
     rewards = process_rewards(rollout, scores, config, step_rewards)
     outcome_rewards = config.outcome_weight * outcome_rewards
     totals = rewards.sum(1) + outcome_rewards
@@ -241,6 +250,31 @@ def task_rewards(
     return rewards * rollout.action_mask, totals
 
 
+def process_share(rollout: Rollout, scores: Scores, config: RewardConfig, moments: RunningMoments) -> Tensor:
+    """Return what of `task_rewards` (B, T), under the same moments, is not the outcome's."""
+    step_rewards = step_rewards_of(rollout, scores, config)
+    if config.form in ADVANTAGES:
+        step_rewards = torch.zeros_like(step_rewards)
+    rewards = process_rewards(rollout, scores, config, step_rewards)
+    return rewards if config.normalise == "off" else rewards / moments.std
+
+
+def progress_advantages(
+    rollout: Rollout, scores: Scores, config: RewardConfig, moments: RunningMoments
+) -> Tensor | None:
+    """Return alpha A^mu (B, T) on every token of a step, in the rewards' units; None unless form progress.
+
+    Added to the advantages that the rewards give: each token's gradient weighs Q^pi + alpha A^mu of its step
+    (eq. 5, arXiv:2410.08146).
+    """
+    if config.form not in ADVANTAGES:
+        return None
+    steps = step_rewards_of(rollout, scores, config)
+    plane = spread_on_steps(steps, rollout.step_ends, rollout.step_mask, rollout.action_mask)
+    plane = config.step_weight * plane
+    return plane if config.normalise == "off" else plane / moments.std
+
+
 def rollout_metrics(
     rollout: Rollout, scores: Scores, totals: Tensor, config: RewardConfig, *, ngram: int = 4
 ) -> dict[str, float]:
@@ -250,9 +284,7 @@ def rollout_metrics(
     """
     responses = rollout.action_mask.sum(1).float()
     mean_score = (scores.step_scores * scores.scored).sum(1) / scores.scored.sum(1).clamp(min=1)
-    unpenalised = config.model_copy(update={"overlong_buffer": 0})  # a matter of the outcome alone
-    step_rewards, _ = step_and_outcome_rewards(rollout, scores, unpenalised)
-    paid = process_rewards(rollout, scores, config, step_rewards).sum(1)
+    paid = process_rewards(rollout, scores, config, step_rewards_of(rollout, scores, config)).sum(1)
     low, high = torch.quantile(totals, torch.tensor([0.1, 0.9])).tolist()
     return {
         "reward/total": totals.mean().item(),

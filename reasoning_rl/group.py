@@ -63,6 +63,7 @@ def rloo(
     group_size: int,
     baseline: Baseline = "response",
     gamma: float = 1.0,
+    process: Tensor | None = None,
 ) -> Tensor:
     """Return per-token returns minus what the *other* responses of the group earned, (B, T).
 
@@ -71,7 +72,10 @@ def rloo(
               response's reward; what was paid before it is not its doing.
     token:    every token's reward is compared with the others' reward per token, for rewards that grow with
               the number of steps: a baseline per response or step favours few of them (section 3.2,
-              arXiv:2504.15275). In return the length comes in: n tokens are expected to earn n times as much.
+              arXiv:2504.15275). In return the length comes in: n tokens are expected to earn n times as much,
+              which is wrong of an outcome. `process` (B, T) is therefore what of `rewards` is compared so
+              (None: all); the rest has the response baseline, as there. Differs from the paper, as its code
+              does: the others' own tokens count, not the longest response's.
     none:     the returns (REINFORCE).
     """
     if baseline == "none":
@@ -79,9 +83,11 @@ def rloo(
     assert group_size > 1, "there are no others"
     rewards = torch.where(action_mask, rewards, 0.0)
     if baseline == "token":
-        earned, length = _others(rewards.sum(1), group_size), _others(action_mask.sum(1), group_size)
+        process = rewards if process is None else torch.where(action_mask, process, 0.0)
+        earned, length = _others(process.sum(1), group_size), _others(action_mask.sum(1), group_size)
         per_token = earned / length.clamp(min=1)
-        return returns_to_go(rewards - per_token[:, None], action_mask, gamma=gamma)
+        of_process = returns_to_go(process - per_token[:, None], action_mask, gamma=gamma)
+        return of_process + rloo(rewards - process, action_mask, group_size=group_size, gamma=gamma)
     assert baseline == "response", baseline
     returns = returns_to_go(rewards, action_mask, gamma=gamma)
     others = _others(whole_returns(returns, action_mask), group_size) / (group_size - 1)
@@ -95,20 +101,25 @@ def reinforce_pp(
     group_size: int,
     baseline: Baseline = "none",
     gamma: float = 1.0,
+    process: Tensor | None = None,
+    step_advantages: Tensor | None = None,
     reduce: Reduce | None = None,
 ) -> Tensor:
     """Return per-token returns, whitened over all tokens of the batch and all ranks, (B, T).
 
     Eq. 8-10, arXiv:2501.03262, where `rewards` carry the KL penalty already. baseline "response" takes the
     mean return of the whole group, itself included, off before: the paper's variant for several responses a
-    problem. "token" is `rloo`'s.
+    problem. "token" and `process` are `rloo`'s. step_advantages (B, T) are added before the whitening.
     """
     if baseline == "response":
         returns = returns_to_go(rewards, action_mask, gamma=gamma)
         mean = _groups(whole_returns(returns, action_mask), group_size).mean(1)
         returns = returns - mean.repeat_interleave(group_size)[:, None]
     else:
-        returns = rloo(rewards, action_mask, group_size=group_size, baseline=baseline, gamma=gamma)
+        options = {"group_size": group_size, "baseline": baseline, "gamma": gamma, "process": process}
+        returns = rloo(rewards, action_mask, **options)
+    if step_advantages is not None:
+        returns = returns + step_advantages
     return whiten(returns, action_mask, reduce=reduce)
 
 

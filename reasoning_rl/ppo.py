@@ -26,6 +26,7 @@ from reasoning_rl.dynamic import sample_rollout
 from reasoning_rl.experience import (
     collect,
     grade,
+    progress_advantages,
     reward_responses,
     rollout_metrics,
     score_rollout,
@@ -139,7 +140,13 @@ def run_ppo(
                 if learner.critic is None:
                     experience, metrics = make_group_experience(learner, rollout, scores, rewards, vine)
                 else:
-                    experience, metrics = make_experience(learner, rollout, rewards, pretraining=pretraining)
+                    experience, metrics = make_experience(
+                        learner,
+                        rollout,
+                        rewards,
+                        step_advantages=progress_advantages(rollout, scores, config.reward, learner.moments),
+                        pretraining=pretraining,
+                    )
                 learner.phases.lap("experience")
                 rollouts.rest()
                 metrics |= ppo_update(learner, experience, train_policy=not pretraining, ptx=demonstrations)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 Form = Literal["none", "sum", "clip", "delta", "clip_delta", "min", "progress"]
-TELESCOPING: frozenset[Form] = frozenset({"delta", "clip_delta", "progress"})
+TELESCOPING: frozenset[Form] = frozenset({"delta", "clip_delta"})
 """Forms whose rewards are differences: it is their sum from a step on that means something."""
+ADVANTAGES: frozenset[Form] = frozenset({"progress"})
+"""Forms that say how good a step is by itself. Summed up as rewards they would cancel to the last score."""
 
 
 def shape_step_rewards(
@@ -39,9 +41,9 @@ def shape_step_rewards(
     min         w_k r_k, r = 2p - 1, w = softmax(-r / temperature) over the row's steps: as temperature falls
                 the worst step gets its own r and all others 0. (PURE, arXiv:2504.15275: 0.1)
     progress    p_k - p_{k-1}, the first against `start_scores` (B,): what a step adds to the chance of
-                success. With p a prover's success rate it is the advantage under the prover, A^mu; the
-                return from step k is p_{K-1} - p_{k-1}, so steps that add nothing earn nothing.
-                (arXiv:2410.08146)
+                success. With p a prover's success rate it is the advantage under the prover, A^mu. No
+                reward: it goes to the tokens of its own step, beside the advantage of the rewards
+                (`spread_on_steps`; eq. 5, arXiv:2410.08146).
 
     A row without steps gets nothing. A row of one step gets p, min(p - clip_threshold, 0), 0, 0, r and
     p - start: the delta forms pay for the steps before the last, and it has none. Steps left out by the mask
@@ -95,6 +97,21 @@ def place_on_tokens(step_rewards: Tensor, step_ends: Tensor, step_mask: Tensor, 
     columns = torch.where(step_mask, step_ends.long(), 0)
     counted = torch.where(step_mask, step_rewards, 0.0)
     return counted.new_zeros(len(counted), num_tokens).scatter_add(1, columns, counted)
+
+
+def spread_on_steps(step_values: Tensor, step_ends: Tensor, step_mask: Tensor, action_mask: Tensor) -> Tensor:
+    """Return (B, T) with each step's value (B, S) on all of its tokens, and the last one's behind it too.
+
+    The counted steps stand first in a row. A row without any is one step.
+    """
+    num_steps = step_mask.sum(1, keepdim=True)  # (B, 1)
+    places = torch.arange(step_mask.shape[1], device=step_values.device)
+    assert bool((step_mask == (places < num_steps)).all()), "counted steps stand first in a row"
+    ends = torch.zeros(action_mask.shape, dtype=torch.long, device=step_values.device)
+    ends.scatter_add_(1, torch.where(step_mask, step_ends, 0), step_mask.long())
+    passed = ends.cumsum(1) - ends  # (B, T): steps that ended before the token
+    of_step = step_values.gather(1, passed.minimum((num_steps - 1).clamp(min=0)))
+    return torch.where(action_mask, of_step, 0.0)
 
 
 def place_on_last_action(values: Tensor, action_mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.group import returns_to_go
 from reasoning_rl.prefix_values import Values
-from reasoning_rl.shaping import place_on_last_action
+from reasoning_rl.shaping import place_on_last_action, spread_on_steps
 from reasoning_rl.types import Rollout
 
 
@@ -36,17 +36,12 @@ def vine_advantages(
     Differs: `other_rewards` (B, T), the KL penalty and process rewards, which those completions say nothing
     about, are added as the return from the token on. Zero in the paper, whose KL is in the loss.
     """
-    num_steps = step_mask.sum(1, keepdim=True)  # (B, 1)
     places = torch.arange(step_mask.shape[1], device=values.device)
-    assert bool((step_mask == (places < num_steps)).all()), "counted steps stand first in a row"
-    last = (num_steps - 1).clamp(min=0)  # a row without steps is one step
+    last = (step_mask.sum(1, keepdim=True) - 1).clamp(min=0)  # (B, 1); a row without steps is one step
     before = torch.cat([start_values[:, None], values[:, :-1]], dim=1)  # (B, S)
     gains = torch.where(places == last, final_rewards[:, None], values) - before
-    ends = torch.zeros(action_mask.shape, dtype=torch.long, device=values.device)
-    ends.scatter_add_(1, torch.where(step_mask, step_ends, 0), step_mask.long())
-    passed = ends.cumsum(1) - ends  # (B, T): steps that ended before the token
-    of_step = gains.gather(1, passed.minimum(last))
-    return torch.where(action_mask, of_step + returns_to_go(other_rewards, action_mask, gamma=gamma), 0.0)
+    advantages = spread_on_steps(gains, step_ends, step_mask, action_mask)
+    return advantages + returns_to_go(other_rewards, action_mask, gamma=gamma)
 
 
 def vine_of(

@@ -9,6 +9,7 @@ import torch
 from rl_cases import in_ranks, ragged_mask
 from torch import Tensor
 
+from reasoning_rl.functional import whiten
 from reasoning_rl.group import grpo_outcome, grpo_process, reinforce_pp, returns_to_go, rloo
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -200,3 +201,22 @@ def test_returns_to_go_by_hand() -> None:
     mask = torch.tensor([[False, True, True, True, False]])
     assert returns_to_go(rewards, mask).tolist() == [[0, 3, 2, 2, 0]]
     assert returns_to_go(rewards, mask, gamma=0.5).tolist() == [[0, 1.5, 1, 2, 0]]
+
+
+def test_the_token_baseline_is_of_process_rewards_and_never_of_an_outcome() -> None:
+    """Four right answers of 20, 20, 20 and 80 tokens: none is better than the others (section 3.2,
+    arXiv:2504.15275, has a response baseline for what is verified)."""
+    lengths = torch.tensor([20, 20, 20, 80])
+    mask = torch.arange(80) < lengths[:, None]
+    outcome = torch.zeros(4, 80)
+    outcome[torch.arange(4), lengths - 1] = 1.0
+    options = {"group_size": 4, "baseline": "token"}
+    mixed = rloo(outcome, mask, process=torch.zeros(4, 80), **options)
+    torch.testing.assert_close(mixed, torch.zeros(4, 80))
+    assert rloo(outcome, mask, **options)[3, 0] < -1, "compared per token, the long one would be blamed"
+    process = torch.where(mask, torch.rand(4, 80, generator=torch.Generator().manual_seed(0)), 0.0)
+    together = rloo(outcome + process, mask, process=process, **options)
+    apart = rloo(process, mask, **options) + rloo(outcome, mask, group_size=4, baseline="response")
+    torch.testing.assert_close(together, apart)
+    whitened = reinforce_pp(outcome + process, mask, process=process, **options)
+    torch.testing.assert_close(whitened, whiten(apart, mask))

@@ -6,13 +6,17 @@ import pytest
 import torch
 from rl_scripted import gather
 from rl_world import oracle_grader, world
+from test_rl_ppo import learner_for, rollout_of, settings
 
 from data.schema import Sample, Sampling
 from prm.labelling.completer import Completer
+from reasoning_rl.advantages import make_experience, make_group_experience
 from reasoning_rl.config import RewardConfig
-from reasoning_rl.experience import step_and_outcome_rewards
+from reasoning_rl.experience import progress_advantages, step_and_outcome_rewards, task_rewards
+from reasoning_rl.group import rloo
+from reasoning_rl.moments import RunningMoments
 from reasoning_rl.prefix_values import PrefixValues, pass_at
-from reasoning_rl.shaping import shape_step_rewards
+from reasoning_rl.shaping import place_on_last_action, shape_step_rewards
 from reasoning_rl.types import Scores
 from reasoning_rl.vine import vine_advantages
 
@@ -45,7 +49,7 @@ def test_progress_without_a_prover_starts_from_the_mean_first_score_of_the_probl
     )
 
 
-def test_a_truncated_answers_progress_earns_nothing_from_any_step_on() -> None:
+def test_a_truncated_answers_progress_is_never_above_nothing() -> None:
     tokenizer, problems = world(1)
     rollout = gather(tokenizer, problems, ["Ann has\nBob has\nCal has"], cut=[0])
     scores = Scores(
@@ -56,8 +60,79 @@ def test_a_truncated_answers_progress_earns_nothing_from_any_step_on() -> None:
         start_scores=torch.tensor([0.5]),
     )
     steps, _ = step_and_outcome_rewards(rollout, scores, RewardConfig(form="progress"))
-    to_go = steps.flip(1).cumsum(1).flip(1)
-    torch.testing.assert_close(to_go, torch.tensor([[0.0, 0.0, -0.3]]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(steps, torch.tensor([[-0.3, 0.0, -0.3]]), rtol=1e-5, atol=1e-6)
+
+
+def test_progress_goes_to_the_tokens_of_its_step_and_is_no_reward() -> None:
+    """Two answers that differ in their second step's score alone differ in advantage on that step and the
+    next, which is measured from it; as rewards the differences would have cancelled before the last."""
+    tokenizer, problems = world(1)
+    rollout = gather(tokenizer, [problems[0]] * 2, ["Ann has\nBob has\nCal has"] * 2)
+    scores = Scores(
+        torch.tensor([[0.6, 0.2, 0.7], [0.6, 0.9, 0.7]]),
+        rollout.step_mask,
+        torch.ones(2),
+        torch.ones(2, dtype=torch.bool),
+        start_scores=torch.tensor([0.5, 0.5]),
+    )
+    config = RewardConfig(form="progress", step_weight=0.5, normalise="off", clip=None)
+    plane = progress_advantages(rollout, scores, config, RunningMoments())
+    starts = int(rollout.action_mask[0].nonzero()[0])
+    for row, gains in enumerate([(0.1, -0.4, 0.5), (0.1, 0.3, -0.2)]):
+        begin = starts
+        ends = rollout.step_ends[row].tolist()
+        for k, gain in enumerate(gains):
+            stop = ends[k] + 1 if k < 2 else plane.shape[1]
+            expected = torch.full((stop - begin,), 0.5 * gain) * rollout.action_mask[row, begin:stop]
+            torch.testing.assert_close(plane[row, begin:stop], expected, rtol=1e-5, atol=1e-6)
+            begin = stop
+    assert not plane[:, :starts].any()
+    rewards, _ = task_rewards(rollout, scores, config, RunningMoments())
+    alone, _ = task_rewards(rollout, scores, config.model_copy(update={"form": "none"}), RunningMoments())
+    assert torch.equal(rewards, alone)
+    assert progress_advantages(rollout, scores, RewardConfig(form="delta"), RunningMoments()) is None
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "reinforce_pp", "grpo"])
+def test_every_algorithm_adds_progress_to_its_advantages(tmp_path, algorithm) -> None:
+    """Against the same rollout without it: what is added is the plane, whitened with the rest or not."""
+    tokenizer, problems = world(4)
+    found = {}
+    for form in ("none", "progress"):
+        over = {
+            "algorithm": algorithm,
+            "reward": {"form": form, "step_weight": 0.5, "normalise": "off", "clip": None},
+            "kl": {"coef": 0.0},
+            "update": {"advantage_norm": False, "advantage_clip": None, "minibatch_size": 8},
+            "rollout": {"problems_per_iteration": 4, "samples_per_problem": 2, "max_new_tokens": 12},
+        }
+        config = settings(tmp_path, **over)
+        learner = learner_for(config, tokenizer)
+        rollout = rollout_of(learner, tokenizer, problems)
+        noise = torch.rand(rollout.step_mask.shape, generator=torch.Generator().manual_seed(0))
+        rows = len(rollout.lengths)
+        scores = Scores(
+            noise, rollout.step_mask, torch.arange(rows) % 2.0, torch.ones(rows, dtype=torch.bool)
+        )
+        rewards, _ = task_rewards(rollout, scores, config.reward, learner.moments)
+        plane = progress_advantages(rollout, scores, config.reward, learner.moments)
+        if algorithm == "ppo":
+            experience, _ = make_experience(learner, rollout, rewards, step_advantages=plane)
+        else:
+            experience, _ = make_group_experience(learner, rollout, scores, rewards)
+        found[form] = experience.advantages
+    assert plane.abs().max() > 0.01
+    if algorithm == "reinforce_pp":
+        mask = rollout.action_mask
+        raw = reinforce_pp_returns(rollout, rewards, mask) + plane
+        expected = (raw - raw[mask].mean()) / raw[mask].std(unbiased=False) * mask
+    else:
+        expected = found["none"] + plane
+    torch.testing.assert_close(found["progress"], expected, rtol=1e-4, atol=1e-4)
+
+
+def reinforce_pp_returns(rollout, rewards, mask) -> torch.Tensor:
+    return rewards.flip(1).cumsum(1).flip(1) * mask
 
 
 @pytest.mark.parametrize(("num", "correct", "k"), [(6, 2, 4), (5, 0, 2), (4, 4, 1), (7, 3, 3), (3, 1, 3)])
@@ -172,3 +247,29 @@ def test_vine_advantages_against_the_definition(gamma) -> None:
             gamma,
         )
         torch.testing.assert_close(actual[row], torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalise", ["off", "scale"])
+def test_with_the_token_baseline_the_outcome_keeps_that_of_responses(tmp_path, normalise) -> None:
+    tokenizer, problems = world(4)
+    config = settings(
+        tmp_path,
+        algorithm="rloo",
+        group={"baseline": "token"},
+        reward={"form": "min", "step_weight": 1.0, "normalise": normalise, "clip": None},
+        kl={"coef": 0.0},
+        update={"advantage_norm": False, "advantage_clip": None, "minibatch_size": 12},
+        rollout={"problems_per_iteration": 4, "samples_per_problem": 3, "max_new_tokens": 12},
+    )
+    learner = learner_for(config, tokenizer)
+    rollout = rollout_of(learner, tokenizer, problems)
+    rows = len(rollout.lengths)
+    noise = torch.rand(rollout.step_mask.shape, generator=torch.Generator().manual_seed(0))
+    scores = Scores(noise, rollout.step_mask, torch.arange(rows) % 2.0, torch.ones(rows, dtype=torch.bool))
+    rewards, _ = task_rewards(rollout, scores, config.reward, learner.moments)
+    experience, _ = make_group_experience(learner, rollout, scores, rewards)
+    mask, scale = rollout.action_mask, 1.0 if normalise == "off" else learner.moments.std
+    outcome = place_on_last_action(scores.outcomes * rollout.complete, mask) / scale
+    expected = rloo(rewards - outcome, mask, group_size=3, baseline="token")
+    expected = expected + rloo(outcome, mask, group_size=3, baseline="response")
+    torch.testing.assert_close(experience.advantages, expected, rtol=1e-4, atol=1e-5)
