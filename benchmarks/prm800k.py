@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from from_scratch import Progress, new_decoder, pretrain
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
 from data.errors import UserError
 from data.files import write_atomically
@@ -39,11 +39,10 @@ from data.schema import StepSolution
 from data.step_readers import read_steps
 from data.world_tokenizer import byte_bpe_tokenizer
 from eval.metrics import solution_metrics
-from prm.fit import FitConfig, fit
+from prm.fit import FitConfig
 from prm.model import new_prm
 from prm.scorer import LocalScorer
 from prm.train import PRMConfig, fit_prm, split_by_problem
-from reasoning_rl.sft import EncodedPair, NextToken
 
 VOCABULARY = 2048
 CONTEXT_STEPS = 2
@@ -111,8 +110,9 @@ def train_and_score(train: Sequence[StepSolution], test: Sequence[StepSolution],
     tokenizer = byte_bpe_tokenizer([s.steps[-1] for s in fitting], VOCABULARY)
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        model = Starcoder2ForCausalLM(decoder_config(len(tokenizer)))
-        pretrain(model, tokenizer, fitting, seed, f"{folder}/lm")
+        model = new_decoder(len(tokenizer), MAX_LENGTH, classifier_dropout=0.3)
+        texts = tokenizer(["\n" + "\n".join(s.steps) + "\n" for s in fitting])["input_ids"]
+        pretrain(model, [ids[:MAX_LENGTH] for ids in texts], epochs=2, seed=seed, run_dir=f"{folder}/lm")
         torch.manual_seed(seed)
         prm = new_prm(model)
         fit_prm(
@@ -130,46 +130,8 @@ def train_and_score(train: Sequence[StepSolution], test: Sequence[StepSolution],
     return np.array([row[-1] if row[-1] is not None else 0.5 for row in rows])
 
 
-def decoder_config(vocabulary: int) -> Starcoder2Config:
-    """A two-layer decoder with dropout: some 20,000 labels on 400 problems do not carry more."""
-    return Starcoder2Config(
-        vocab_size=vocabulary,
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=MAX_LENGTH,
-        residual_dropout=0.2,
-        embedding_dropout=0.1,
-        classifier_dropout=0.3,
-        sliding_window=None,
-        bos_token_id=None,
-        eos_token_id=None,
-        tie_word_embeddings=True,
-    )
-
-
 def without_problem(solutions: Sequence[StepSolution]) -> list[StepSolution]:
     return [replace(solution, problem="") for solution in solutions]
-
-
-def pretrain(model: Any, tokenizer: Any, solutions: Sequence[StepSolution], seed: int, run_dir: str) -> None:
-    """Teach the decoder to predict the text it will judge."""
-    texts = ["\n" + "\n".join(s.steps) + "\n" for s in solutions]
-    encoded = [EncodedPair(ids[:MAX_LENGTH], prompt_length=0) for ids in tokenizer(texts)["input_ids"]]
-    config = FitConfig(
-        epochs=2,
-        batch_size=32,
-        learning_rate=4e-3,
-        final_lr_ratio=0.1,
-        weight_decay=0.01,
-        micro_batch_tokens=4096,
-        log_every=50,
-        seed=seed,
-    )
-    accelerator = Accelerator(cpu=True)
-    fit(model, encoded, NextToken(), config, accelerator=accelerator, run_dir=run_dir, log=Progress("LM"))
 
 
 def prm_config(seed: int, output_dir: str) -> PRMConfig:
@@ -260,22 +222,6 @@ def print_table(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, int]) -
                     f"    minus {baseline}: {gap['gap']:+.3f} ({bounds}, {gap['share_not_above']:.3f} <= 0)"
                 )
     print("differences: on the same resampled problems; the last figure is the share of them without a gain")
-
-
-class Progress:
-    """A MetricLog that prints a line per entry."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-
-    def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        shown = {
-            k: round(v, 4) for k, v in metrics.items() if k in ("train/loss", "valid/loss", "valid/step_auc")
-        }
-        print(f"{self.stage} {iteration}: {shown} ({time.process_time():.0f} CPU s)", flush=True)
-
-    def rewind(self, iteration: int) -> None:
-        pass
 
 
 def read_options() -> argparse.Namespace:

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from from_scratch import Progress, new_decoder, pretrain
 from scipy.sparse import vstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
 from data.errors import UserError
 from data.files import write_atomically
@@ -35,11 +35,10 @@ from data.preference_readers import read_preferences
 from data.schema import Preference
 from data.world_tokenizer import byte_bpe_tokenizer
 from eval.metrics import mean_interval, sign_test
-from prm.fit import FitConfig, fit
+from prm.fit import FitConfig
 from reasoning_rl.compose_preference import pair_metrics
 from reasoning_rl.preference_examples import split_by_prompt
 from reasoning_rl.reward_model import ResponseRewardModel, RMConfig, fit_reward
-from reasoning_rl.sft import EncodedPair, NextToken
 
 VOCABULARY = 2048
 MAX_LENGTH = 224
@@ -90,8 +89,10 @@ def train_and_score(train: Sequence[Preference], test: Sequence[Preference], see
     tokenizer = byte_bpe_tokenizer(texts, VOCABULARY)
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        backbone = Starcoder2ForCausalLM(decoder_config(tokenizer))
-        pretrain(backbone, tokenizer, texts, seed, f"{folder}/lm")
+        ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        backbone = new_decoder(len(tokenizer), MAX_LENGTH, **ends)
+        encoded = [ids[-MAX_LENGTH:] for ids in tokenizer(texts)["input_ids"]]
+        pretrain(backbone, encoded, epochs=1, seed=seed, run_dir=f"{folder}/lm")
         torch.manual_seed(seed)
         model = fit_reward(
             backbone,
@@ -108,43 +109,6 @@ def train_and_score(train: Sequence[Preference], test: Sequence[Preference], see
     sides = [scorer.score_responses(prompts, [getattr(p, s) for p in test]) for s in ("chosen", "rejected")]
     # A response longer than the window has no reward: the pair counts as a tie, which is no hit.
     return np.array([0.0 if c is None or r is None else c - r for c, r in zip(*sides, strict=True)])
-
-
-def decoder_config(tokenizer: Any) -> Starcoder2Config:
-    return Starcoder2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=MAX_LENGTH,
-        residual_dropout=0.2,
-        embedding_dropout=0.1,
-        sliding_window=None,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
-    )
-
-
-def pretrain(model: Any, tokenizer: Any, texts: Sequence[str], seed: int, run_dir: str) -> None:
-    """Teach the decoder to predict the text it will judge: the last tokens of every chosen dialogue."""
-    encoded = [EncodedPair(ids[-MAX_LENGTH:], prompt_length=0) for ids in tokenizer(list(texts))["input_ids"]]
-    config = FitConfig(
-        epochs=1,
-        batch_size=32,
-        learning_rate=4e-3,
-        final_lr_ratio=0.1,
-        weight_decay=0.01,
-        micro_batch_tokens=4096,
-        log_every=50,
-        save_every=None,
-        seed=seed,
-    )
-    accelerator = Accelerator(cpu=True)
-    fit(model, encoded, NextToken(), config, accelerator=accelerator, run_dir=run_dir, log=Progress("LM"))
 
 
 def rm_config(seed: int, output_dir: str) -> RMConfig:
@@ -220,21 +184,6 @@ def print_table(result: Mapping[str, Any]) -> None:
             f"{name} against the bag of words: right alone {found['better']}, wrong alone {found['worse']}, "
             f"p {found['p']:.3f}"
         )
-
-
-class Progress:
-    """A MetricLog that prints a line per entry."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-
-    def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
-        names = ("train/loss", "train/accuracy", "valid/loss", "valid/accuracy")
-        shown = {k: round(v, 4) for k, v in metrics.items() if k in names}
-        print(f"{self.stage} {iteration}: {shown} ({time.process_time():.0f} CPU s)", flush=True)
-
-    def rewind(self, iteration: int) -> None:
-        pass
 
 
 def read_options() -> argparse.Namespace:
