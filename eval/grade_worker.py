@@ -184,9 +184,8 @@ def main() -> None:
         if not reply:
             child.kill()
             child = None
-            reason = (
-                f"no result within {seconds:.3g} s" if reply is None else "the comparison ran out of memory"
-            )
+            late, full = "no result within the time limit", "the comparison ran out of memory"
+            reason = late if reply is None else full
             reply = json.dumps({"status": "unjudged", "reason": reason}).encode() + b"\n"
         try:
             os.write(replies, reply)
