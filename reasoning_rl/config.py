@@ -354,8 +354,13 @@ class PPOConfig(Settings):
     @classmethod
     def from_preset(cls, values: dict[str, Any], where: str = "config") -> Self:
         """Build from nested values over the preset that they name, else their algorithm's, else ppo_max."""
+        return cls.from_dict(merge(cls.preset_values(values, where), values), where=where)
+
+    @classmethod
+    def preset_values(cls, values: dict[str, Any], where: str = "config") -> dict[str, Any]:
+        """Return the nested values that those fields get which `values` leaves open."""
         algorithm = values.get("algorithm")
         name = values.get("preset", algorithm if algorithm in CRITIC_FREE else "ppo_max")
         if not isinstance(name, str) or name not in PRESETS:
             raise UserError(f"{where}: unknown preset '{name}'" + did_you_mean(str(name), PRESETS))
-        return cls.from_dict(merge(PRESETS[name] | {"preset": name}, values), where=where)
+        return PRESETS[name] | {"preset": name}
