@@ -26,7 +26,9 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 
 
-class RolloutConfig(Settings):
+class SampledConfig(Settings):
+    """How responses are sampled, in PPO's iterations and in rounds."""
+
     problems_per_iteration: Count = 64
     """P: problems drawn each iteration, over all processes."""
     samples_per_problem: Count = 2
@@ -39,6 +41,19 @@ class RolloutConfig(Settings):
     """Nucleus mass. Below 1 the sampled distribution differs from the one the ratio is taken over."""
     top_k: Whole = 0
     """0 is off."""
+    max_batch: Count = 256
+    """Sequences decoded together; lower it when memory runs out."""
+    splitter: Splitter = "newline"
+    """What ends a reasoning step; must match how the reward model was trained. code_block, code_line: of
+    programs."""
+    template: str = "plain"
+    """Prompt template (data.prompts); must match how the policy was fine-tuned."""
+    engine: EngineConfig = EngineConfig()
+
+
+class RolloutConfig(SampledConfig):
+    """How PPO samples, and what it makes of the sampler's logprobs."""
+
     old_logprobs: Literal["recomputed", "sampled"] = "recomputed"
     """Logprobs of the tokens before the update: a pass of the trainer's own, or as the sampler noted them,
     which saves that pass. Sampled needs top_p 1 and top_k 0 and leaves no mismatch to see or correct."""
@@ -47,17 +62,9 @@ class RolloutConfig(Settings):
     response: corrects engines that compute otherwise and rollouts that are older than the policy."""
     is_cap: Annotated[float, Field(ge=1)] = 2.0
     """Largest weight of truncated_is; a higher one is less biased and noisier."""
-    max_batch: Count = 256
-    """Sequences decoded together; lower it when memory runs out."""
-    splitter: Splitter = "newline"
-    """What ends a reasoning step; must match how the reward model was trained. code_block, code_line: of
-    programs."""
     dynamic_rounds: Whole = 0
     """Dynamic sampling: up to so many extra draws replace the problems whose answers are all right or all
     wrong; 0 is off (arXiv 2503.14476 draws until the batch is full). Needs samples_per_problem above 1."""
-    template: str = "plain"
-    """Prompt template (data.prompts); must match how the policy was fine-tuned."""
-    engine: EngineConfig = EngineConfig()
 
 
 class RewardConfig(Settings):

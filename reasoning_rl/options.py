@@ -36,7 +36,7 @@ def parse(
     flags: Sequence[str] = (),
     positional: int = 0,
 ) -> Parsed:
-    """Read `--config FILE`, `--name value`, `--name=value` and bare `--flag`s.
+    """Read `--config FILE`, `--name value`, `--name=value` and bare `--flag`s; a bare Boolean setting is on.
 
     Raises UserError for an unknown option (with the nearest ones), a missing value or a stray word.
     """
@@ -61,9 +61,12 @@ def parse(
         if dotted != "config" and dotted not in known:
             raise UserError(f"unknown option --{name}" + _nearest(dotted, [*known, *flags, "config"]))
         if "=" not in word:
-            if not queue or queue[0].startswith("--"):
+            if queue and not queue[0].startswith("--"):
+                value = queue.pop(0)
+            elif dotted != "config" and known[dotted] is bool:
+                value = "true"
+            else:
                 raise UserError(f"option --{name} needs a value: --{name} VALUE")
-            value = queue.pop(0)
         if dotted == "config":
             parsed.values, parsed.where = read_yaml(value), value
         else:

@@ -96,6 +96,11 @@ def test_options_win_over_the_file_wherever_they_stand(tmp_path) -> None:
     assert parse(["--config", str(file)], Outer).where == str(file)
 
 
+def test_a_setting_of_true_or_false_may_stand_bare() -> None:
+    assert outer("--is-on", "--name", "x").is_on and outer("--name", "x", "--is-on").is_on
+    assert not outer("--is-on", "false", "--name", "x").is_on
+
+
 def test_flags_and_words_are_kept_apart_from_settings() -> None:
     parsed = parse(["gsm8k", "--resume", "--name", "x"], Outer, flags=["resume"], positional=1)
     assert (parsed.positional, parsed.flags, parsed.values) == (["gsm8k"], {"resume"}, {"name": "x"})
