@@ -15,6 +15,7 @@ from data.errors import UserError, did_you_mean
 from data.settings import Settings
 from data.steps import Splitter
 from prm.lora import LoraSettings
+from reasoning_rl.config_checks import check_together
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
 from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
 from reasoning_rl.rollout.settings import EngineConfig
@@ -273,90 +274,8 @@ class PPOConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        self._check_critic()
-        self._check_adapters()
-        batch, mini = self.rollouts_per_iteration, self.update.minibatch_size
-        if batch % mini:
-            near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - mini))[:2]
-            raise UserError(
-                f"rollout batch {batch} (problems_per_iteration x samples_per_problem) is not divisible by "
-                f"update.minibatch_size {mini}; use {' or '.join(map(str, near))}"
-            )
-        prover = self.reward.prover.model
-        if self.pays_steps and self.prm is None and prover is None:
-            raise UserError("reward.form needs a reward model: set prm, or reward.form to none")
-        if prover is not None and self.reward.form != "progress":
-            raise UserError(f"reward.prover scores steps for form progress, not {self.reward.form}")
-        if self.reward.implicit.weight > 0 and self.algorithm == "grpo":
-            raise UserError("reward.implicit pays tokens, algorithm grpo whole answers: take rloo or ppo")
-        if self.reward.overlong_buffer > 0 and self.reward.outcome_weight == 0:
-            raise UserError("reward.overlong_buffer lowers the outcome: set reward.outcome_weight above 0")
-        if self.reward.overlong_buffer > self.rollout.max_new_tokens:
-            raise UserError(
-                f"reward.overlong_buffer {self.reward.overlong_buffer} is longer than rollout.max_new_tokens "
-                f"{self.rollout.max_new_tokens}; lower it"
-            )
-        if self.rollout.dynamic_rounds > 0 and self.rollout.samples_per_problem == 1:
-            raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
-        if self.rollout.old_logprobs == "sampled":
-            if self.rollout.top_p < 1 or self.rollout.top_k:
-                raise UserError(
-                    "rollout.old_logprobs sampled needs rollout.top_p 1 and top_k 0: with truncation the "
-                    "sampler's logprobs are those of what was left"
-                )
-            if self.rollout.truncated_is != "off":
-                raise UserError(
-                    "rollout.truncated_is compares the trainer's logprobs with the sampler's: set "
-                    "rollout.old_logprobs to recomputed"
-                )
-        if self.rollout.engine.max_ahead and (self.rollout.dynamic_rounds or self.algorithm == "vine"):
-            raise UserError(
-                "rollout.engine.max_ahead samples while the policy trains, and dynamic_rounds and algorithm "
-                "vine need samples in between: set max_ahead to 0"
-            )
-        if self.kl.place == "loss" and self.kl.estimator == "k1" and self.kl.coef > 0:
-            raise UserError("kl.place: loss needs kl.estimator k2 or k3: the gradient of k1 is 0 on average")
-        if self.kl.target is not None and self.kl.coef == 0:
-            raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
-        if self.hack.action == "raise_kl" and self.kl.coef == 0:
-            raise UserError("hack.action raise_kl multiplies kl.coef, which is 0; set kl.coef above 0")
-        if self.update.ptx_coef > 0 and self.demonstrations is None:
-            raise UserError("update.ptx_coef needs demonstrations: set demonstrations, or ptx_coef to 0")
+        check_together(self)
         return self
-
-    def _check_critic(self) -> None:
-        """What each algorithm needs, and what it cannot do."""
-        if self.algorithm == "ppo":
-            if self.critic.init == "reward_model" and not (self.critic.reward_model or self.reward_model):
-                raise UserError("critic.init: reward_model needs critic.reward_model, its folder or hub id")
-            return
-        baseline = "none" if self.algorithm == "vine" else self.group.baseline
-        needs_siblings = self.algorithm == "grpo" or baseline != "none"
-        if needs_siblings and self.rollout.samples_per_problem == 1:
-            alone = "" if self.algorithm == "grpo" else ", or group.baseline to none"
-            raise UserError(
-                f"algorithm {self.algorithm} compares answers to one problem: set "
-                f"rollout.samples_per_problem above 1{alone}"
-            )
-        if self.reward.normalise != "off" and self.algorithm != "rloo":
-            raise UserError(
-                f"algorithm {self.algorithm} takes rewards as they are: set reward.normalise to off "
-                f"(--preset {self.algorithm} does)"
-            )
-        if self.algorithm == "grpo" and self.kl.coef > 0 and self.kl.place == "reward":
-            raise UserError("algorithm grpo has its KL in the loss: set kl.place loss and kl.estimator k3")
-
-    def _check_adapters(self) -> None:
-        for name, lora in (("lora", self.lora), ("critic.lora", self.critic.lora)):
-            if lora.dropout:
-                raise UserError(f"{name}.dropout: PPO compares a policy with itself; set it to 0")
-        if self.offload == "frozen" and self.prm_backend == "vllm":
-            raise UserError("offload: frozen cannot move an engine's weights: set prm_backend to local")
-        if self.lora.rank and self.reference_ema > 0:
-            raise UserError(
-                "with lora.rank the reference is the policy without its adapters, which cannot follow it: "
-                "set reference_ema to 0"
-            )
 
     @classmethod
     def from_preset(cls, values: dict[str, Any], where: str = "config") -> Self:
