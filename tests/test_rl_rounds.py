@@ -20,12 +20,12 @@ from prm.checkpoint import save_model
 from prm.fit import FitConfig, fit
 from prm.model import load_backbone
 from reasoning_rl.cli import main
-from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
+from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences, make_pairs
 from reasoning_rl.rft import LearnRight, RFTConfig
 from reasoning_rl.rollout import make
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rounds import RoundsConfig, run_rounds
-from reasoning_rl.sampled import read_groups
+from reasoning_rl.sampled import Group, ScoredResponse, read_groups
 from reasoning_rl.sft import NextToken, encode_pairs
 from reasoning_rl.telemetry import RunLog, read_metrics
 from reasoning_rl.world import prompt
@@ -147,6 +147,39 @@ def test_the_reference_may_stay_the_first_policy(tmp_path: Path, policy: Path) -
         margins[reference] = json.loads(first)["train/margin"]
     assert margins["previous"] == pytest.approx(0, abs=1e-6)  # update 1 sees the reference itself
     assert abs(margins["first"]) > 1e-3
+
+
+def test_a_rounds_pairs_are_those_that_its_settings_ask_for() -> None:
+    def row(text: str, outcome: float, *scores: float) -> ScoredResponse:
+        return ScoredResponse(text, True, 3, outcome, tuple(text.split("\n")), scores)
+
+    rows = (row("s\na", 1, 0.9, 0.8), row("s\nb", 1, 0.9, 0.6), row("s\nc", 0, 0.9, 0.4), row("t", 0, 0.1))
+    groups = [Group("p", "problem", "prompt\n", rows), Group("q", "other", "prompt\n", rows[2:])]
+
+    def pairs(**over) -> list[tuple[str, str, str]]:
+        config = DPOIterConfig(policy="p", prm="x", **over)
+        return [(p.prefix, p.chosen, p.rejected) for p in make_pairs(groups, config)]
+
+    whole = {"score": "both"}
+    both = [("", "s\na", "t"), ("", "s\nb", "s\nc")]
+    assert pairs(**whole) == [*both, ("", "s\nc", "t")]
+    assert pairs(**whole, pairs_per_problem=1) == [both[0], ("", "s\nc", "t")]
+    assert pairs(**whole, min_gap=1.3) == [both[0]]  # the gaps: 1.7, 1.2 and 0.3
+    assert pairs(**whole, require_right=True) == both
+    steps = {"pairs": "steps"}
+    first = [("", "s\n", "t")]
+    assert set(pairs(**steps, pairs_per_problem=9)) >= {("s\n", "a", "c"), ("s\n", "b", "c")}
+    assert len([p for p in pairs(**steps, pairs_per_problem=1) if p[0]]) == 1
+    strict = pairs(**steps, pairs_per_problem=9, step_threshold=0.7)
+    assert {p[1:] for p in strict if p[0]} == {("a", "b"), ("a", "c")} and set(first) <= set(strict)
+
+
+@pytest.mark.parametrize(
+    "over", [{"score": "reward_model", "reward_model": "m"}, {"min_gap": 0.1}, {"require_right": True}]
+)
+def test_what_ranks_responses_is_refused_for_steps(over) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(over))} ranks whole responses"):
+        DPOIterConfig.from_dict({"policy": "p", "prm": "x", "pairs": "steps", **over})
 
 
 def test_mistakes_are_named(tmp_path: Path, policy: Path, capsys, monkeypatch) -> None:
