@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from data.errors import UserError, did_you_mean
 from data.files import write_atomically
@@ -15,6 +16,18 @@ class Settings(BaseModel):
     """Base of every config: immutable, no unknown fields, documented by the docstring under each field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_own_defaults(cls, values: Any) -> Any:
+        """Lay a given section on what this class sets in it: `fit: {epochs: 2}` keeps DPO's learning rate."""
+        if not isinstance(values, dict):
+            return values
+        return values | {
+            name: own_defaults(info) | values[name]
+            for name, info in cls.model_fields.items()
+            if isinstance(values.get(name), dict)
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> Self:
@@ -32,6 +45,11 @@ class Settings(BaseModel):
     def to_yaml(self, path: str | Path) -> None:
         """Write every resolved field; `from_yaml` of the file gives an equal object."""
         write_atomically(path, yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def own_defaults(info: FieldInfo) -> dict[str, Any]:
+    """Return what a field's default sets in its section, beside what the section's class has as defaults."""
+    return info.default.model_dump(exclude_unset=True) if isinstance(info.default, BaseModel) else {}
 
 
 class _Loader(yaml.SafeLoader):

@@ -90,7 +90,7 @@ def _dispatch(words: list[str]) -> None:
     if name not in VERBS:
         raise UserError(f"unknown command '{name}'" + did_you_mean(name, VERBS) + " (see stepwell --help)")
     if "-h" in rest or "--help" in rest:
-        sys.stdout.write(verb_help(name))
+        sys.stdout.write(verb_help(name, rest))
         return
     world = os.environ.get("WORLD_SIZE", "1")
     if world != "1" and "LOCAL_RANK" in os.environ and name not in SHARED:
@@ -137,8 +137,8 @@ def overview() -> str:
     return "\n".join(lines) + "\n"
 
 
-def verb_help(name: str) -> str:
-    """The text of `stepwell NAME --help`."""
+def verb_help(name: str, words: Sequence[str] = ()) -> str:
+    """The text of `stepwell NAME WORDS --help`; of the words, those that choose a preset count."""
     import textwrap
 
     from reasoning_rl.options import describe
@@ -148,7 +148,14 @@ def verb_help(name: str) -> str:
     if verb.names:
         known = ", ".join(word for where in verb.names for word in load(where))
         lines += ["", *textwrap.wrap(f"names:    {known}", 100, subsequent_indent=" " * 10)]
-    lines += ["", "options"]
+    settings, defaults = load(verb.settings), {}
+    if hasattr(settings, "preset_values"):
+        asked = {of: value for of in ("preset", "algorithm") if (value := _value_of(of, words))}
+        defaults = settings.preset_values(asked, "command line") | asked
+        other = "--preset NAME --help shows another's"
+        lines += ["", f"options, with the defaults of preset {defaults['preset']} ({other})"]
+    else:
+        lines += ["", "options"]
     lines += [
         "  --config FILE",
         "      YAML file of the options below; options on the command line win over it",
@@ -156,7 +163,7 @@ def verb_help(name: str) -> str:
     lines += ["  --deterministic", f"      {DETERMINISTIC}"] if "resume" in verb.flags else []
     for flag in verb.flags:
         lines += [f"  --{flag}", f"      {FLAGS[flag]}"]
-    lists = [describe(load(verb.settings))]
+    lists = [describe(settings, defaults)]
     if verb.more:
         lists.append(describe(load(verb.more[1])))
     for number, options in enumerate(lists):
@@ -166,6 +173,16 @@ def verb_help(name: str) -> str:
             lines.append(f"  {option}")
             lines += textwrap.wrap(text, 96, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines) + "\n"
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """What `--option value` or `--option=value` last said."""
+    found = None
+    for word, after in zip(words, [*words[1:], ""], strict=False):
+        name, equals, value = word.partition("=")
+        if name == f"--{option}":
+            found = value if equals else after
+    return found
 
 
 VERBS: dict[str, Verb] = {

@@ -33,6 +33,7 @@ TERMINAL_LIMIT = 10
 FIT_SHOWN = {"train/loss": "loss", "train/lr": "lr", "time/train_tokens_per_second": "tokens/s"}
 PPO_SHOWN = {
     "reward/outcome": "outcome",
+    "reward/response": "reward",
     "reward/step_score": "score",
     "policy/kl_per_response": "kl",
     "valid/greedy": "greedy",

@@ -1,5 +1,6 @@
 """Builds what the rounds of DPO and rejection sampling need, and runs them."""
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +17,9 @@ from prm.model import load_tokenizer
 from reasoning_rl.compose import _problems, _validation, check_isolation, load_step_scorer
 from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
 from reasoning_rl.rft import LearnRight, RFTConfig
+from reasoning_rl.rollout.make import PolicyEngine
 from reasoning_rl.rounds import Learn, RoundsConfig, run_rounds
+from reasoning_rl.shares import refuse_engine_of_one_process
 
 
 class ArithmeticOracle:
@@ -97,7 +100,8 @@ def _run(
             f"{config.problems}: is a file or folder; set problems_format to the benchmark whose form it has"
         )
     if get_benchmark(name).judges == "program":
-        check_isolation(allow_unsandboxed=False)
+        check_isolation(allow_unsandboxed=config.allow_unsandboxed)
+    refuse_engine_of_one_process(config.rollout.engine, accelerator.num_processes)
     check_fit(config.fit, config.fit.batch_size, accelerator.num_processes)
     problems, held_out = _problems(config, name, config.problems if config.problems_format else None)
     if len(problems) < config.rollout.problems_per_iteration:
@@ -106,19 +110,28 @@ def _run(
             f"rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it"
         )
     grader = make_grader(name)
-    return run_rounds(
-        config,
-        learn,
-        start=start,
-        problems=problems,
-        grader=grader,
-        accelerator=accelerator,
-        log=log,
-        scorer=_scorer(config, problems, accelerator.device),
-        reward_model=reward_model,
-        validate=_validation(config, held_out, grader, load_tokenizer(config.policy), reward_model),
-        resume=resume,
-    )
+    scorer = _scorer(config, problems, accelerator.device)
+    with contextlib.ExitStack() as stack:
+        engine = None
+        if config.rollout.engine.backend != "hf":
+            engine = PolicyEngine(
+                config.rollout.engine, path=config.policy, device=accelerator.device, seed=config.seed
+            )
+            stack.callback(engine.close)
+        return run_rounds(
+            config,
+            learn,
+            start=start,
+            problems=problems,
+            grader=grader,
+            accelerator=accelerator,
+            log=log,
+            scorer=scorer,
+            reward_model=reward_model,
+            validate=_validation(config, held_out, grader, load_tokenizer(config.policy), reward_model),
+            make_generator=engine,
+            resume=resume,
+        )
 
 
 def _scorer(config: RoundsConfig, problems: Sequence[Problem], device: Any) -> StepScorer | None:

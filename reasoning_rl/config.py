@@ -15,6 +15,7 @@ from data.errors import UserError, did_you_mean
 from data.settings import Settings
 from data.steps import Splitter
 from prm.lora import LoraSettings
+from reasoning_rl.config_checks import check_together
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
 from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
 from reasoning_rl.rollout.settings import EngineConfig
@@ -26,7 +27,9 @@ Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
 
 
-class RolloutConfig(Settings):
+class SampledConfig(Settings):
+    """How responses are sampled, in PPO's iterations and in rounds."""
+
     problems_per_iteration: Count = 64
     """P: problems drawn each iteration, over all processes."""
     samples_per_problem: Count = 2
@@ -39,6 +42,19 @@ class RolloutConfig(Settings):
     """Nucleus mass. Below 1 the sampled distribution differs from the one the ratio is taken over."""
     top_k: Whole = 0
     """0 is off."""
+    max_batch: Count = 256
+    """Sequences decoded together; lower it when memory runs out."""
+    splitter: Splitter = "newline"
+    """What ends a reasoning step; must match how the reward model was trained. code_block, code_line: of
+    programs."""
+    template: str = "plain"
+    """Prompt template (data.prompts); must match how the policy was fine-tuned."""
+    engine: EngineConfig = EngineConfig()
+
+
+class RolloutConfig(SampledConfig):
+    """How PPO samples, and what it makes of the sampler's logprobs."""
+
     old_logprobs: Literal["recomputed", "sampled"] = "recomputed"
     """Logprobs of the tokens before the update: a pass of the trainer's own, or as the sampler noted them,
     which saves that pass. Sampled needs top_p 1 and top_k 0 and leaves no mismatch to see or correct."""
@@ -47,17 +63,9 @@ class RolloutConfig(Settings):
     response: corrects engines that compute otherwise and rollouts that are older than the policy."""
     is_cap: Annotated[float, Field(ge=1)] = 2.0
     """Largest weight of truncated_is; a higher one is less biased and noisier."""
-    max_batch: Count = 256
-    """Sequences decoded together; lower it when memory runs out."""
-    splitter: Splitter = "newline"
-    """What ends a reasoning step; must match how the reward model was trained. code_block, code_line: of
-    programs."""
     dynamic_rounds: Whole = 0
     """Dynamic sampling: up to so many extra draws replace the problems whose answers are all right or all
     wrong; 0 is off (arXiv 2503.14476 draws until the batch is full). Needs samples_per_problem above 1."""
-    template: str = "plain"
-    """Prompt template (data.prompts); must match how the policy was fine-tuned."""
-    engine: EngineConfig = EngineConfig()
 
 
 class RewardConfig(Settings):
@@ -266,96 +274,19 @@ class PPOConfig(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        self._check_critic()
-        self._check_adapters()
-        batch, mini = self.rollouts_per_iteration, self.update.minibatch_size
-        if batch % mini:
-            near = sorted((d for d in range(1, batch + 1) if batch % d == 0), key=lambda d: abs(d - mini))[:2]
-            raise UserError(
-                f"rollout batch {batch} (problems_per_iteration x samples_per_problem) is not divisible by "
-                f"update.minibatch_size {mini}; use {' or '.join(map(str, near))}"
-            )
-        prover = self.reward.prover.model
-        if self.pays_steps and self.prm is None and prover is None:
-            raise UserError("reward.form needs a reward model: set prm, or reward.form to none")
-        if prover is not None and self.reward.form != "progress":
-            raise UserError(f"reward.prover scores steps for form progress, not {self.reward.form}")
-        if self.reward.implicit.weight > 0 and self.algorithm == "grpo":
-            raise UserError("reward.implicit pays tokens, algorithm grpo whole answers: take rloo or ppo")
-        if self.reward.overlong_buffer > 0 and self.reward.outcome_weight == 0:
-            raise UserError("reward.overlong_buffer lowers the outcome: set reward.outcome_weight above 0")
-        if self.reward.overlong_buffer > self.rollout.max_new_tokens:
-            raise UserError(
-                f"reward.overlong_buffer {self.reward.overlong_buffer} is longer than rollout.max_new_tokens "
-                f"{self.rollout.max_new_tokens}; lower it"
-            )
-        if self.rollout.dynamic_rounds > 0 and self.rollout.samples_per_problem == 1:
-            raise UserError("rollout.dynamic_rounds compares answers: set samples_per_problem above 1")
-        if self.rollout.old_logprobs == "sampled":
-            if self.rollout.top_p < 1 or self.rollout.top_k:
-                raise UserError(
-                    "rollout.old_logprobs sampled needs rollout.top_p 1 and top_k 0: with truncation the "
-                    "sampler's logprobs are those of what was left"
-                )
-            if self.rollout.truncated_is != "off":
-                raise UserError(
-                    "rollout.truncated_is compares the trainer's logprobs with the sampler's: set "
-                    "rollout.old_logprobs to recomputed"
-                )
-        if self.rollout.engine.max_ahead and (self.rollout.dynamic_rounds or self.algorithm == "vine"):
-            raise UserError(
-                "rollout.engine.max_ahead samples while the policy trains, and dynamic_rounds and algorithm "
-                "vine need samples in between: set max_ahead to 0"
-            )
-        if self.kl.place == "loss" and self.kl.estimator == "k1" and self.kl.coef > 0:
-            raise UserError("kl.place: loss needs kl.estimator k2 or k3: the gradient of k1 is 0 on average")
-        if self.kl.target is not None and self.kl.coef == 0:
-            raise UserError("kl.target steers kl.coef, which can never leave 0; set kl.coef above 0")
-        if self.hack.action == "raise_kl" and self.kl.coef == 0:
-            raise UserError("hack.action raise_kl multiplies kl.coef, which is 0; set kl.coef above 0")
-        if self.update.ptx_coef > 0 and self.demonstrations is None:
-            raise UserError("update.ptx_coef needs demonstrations: set demonstrations, or ptx_coef to 0")
+        check_together(self)
         return self
-
-    def _check_critic(self) -> None:
-        """What each algorithm needs, and what it cannot do."""
-        if self.algorithm == "ppo":
-            if self.critic.init == "reward_model" and not (self.critic.reward_model or self.reward_model):
-                raise UserError("critic.init: reward_model needs critic.reward_model, its folder or hub id")
-            return
-        baseline = "none" if self.algorithm == "vine" else self.group.baseline
-        needs_siblings = self.algorithm == "grpo" or baseline != "none"
-        if needs_siblings and self.rollout.samples_per_problem == 1:
-            alone = "" if self.algorithm == "grpo" else ", or group.baseline to none"
-            raise UserError(
-                f"algorithm {self.algorithm} compares answers to one problem: set "
-                f"rollout.samples_per_problem above 1{alone}"
-            )
-        if self.reward.normalise != "off" and self.algorithm != "rloo":
-            raise UserError(
-                f"algorithm {self.algorithm} takes rewards as they are: set reward.normalise to off "
-                f"(--preset {self.algorithm} does)"
-            )
-        if self.algorithm == "grpo" and self.kl.coef > 0 and self.kl.place == "reward":
-            raise UserError("algorithm grpo has its KL in the loss: set kl.place loss and kl.estimator k3")
-
-    def _check_adapters(self) -> None:
-        for name, lora in (("lora", self.lora), ("critic.lora", self.critic.lora)):
-            if lora.dropout:
-                raise UserError(f"{name}.dropout: PPO compares a policy with itself; set it to 0")
-        if self.offload == "frozen" and self.prm_backend == "vllm":
-            raise UserError("offload: frozen cannot move an engine's weights: set prm_backend to local")
-        if self.lora.rank and self.reference_ema > 0:
-            raise UserError(
-                "with lora.rank the reference is the policy without its adapters, which cannot follow it: "
-                "set reference_ema to 0"
-            )
 
     @classmethod
     def from_preset(cls, values: dict[str, Any], where: str = "config") -> Self:
         """Build from nested values over the preset that they name, else their algorithm's, else ppo_max."""
+        return cls.from_dict(merge(cls.preset_values(values, where), values), where=where)
+
+    @classmethod
+    def preset_values(cls, values: dict[str, Any], where: str = "config") -> dict[str, Any]:
+        """Return the nested values that those fields get which `values` leaves open."""
         algorithm = values.get("algorithm")
         name = values.get("preset", algorithm if algorithm in CRITIC_FREE else "ppo_max")
         if not isinstance(name, str) or name not in PRESETS:
             raise UserError(f"{where}: unknown preset '{name}'" + did_you_mean(str(name), PRESETS))
-        return cls.from_dict(merge(PRESETS[name] | {"preset": name}, values), where=where)
+        return PRESETS[name] | {"preset": name}

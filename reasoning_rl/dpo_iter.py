@@ -39,6 +39,9 @@ class DPOIterConfig(RoundsConfig):
     """Most pairs of one problem; of steps, of one prefix."""
     min_gap: float = Field(0.0, ge=0)
     """Smallest difference of the scores within a pair of responses."""
+    require_right: bool = False
+    """The chosen response must be verified right: by score prm or both, a better wrong one is else preferred
+    where none is right."""
     step_threshold: float = Field(0.5, gt=0, lt=1)
     """Score from which a step counts as right (pairs: steps)."""
     reference: Literal["previous", "first"] = "previous"
@@ -52,7 +55,13 @@ class DPOIterConfig(RoundsConfig):
     def _scores_are_there(self) -> "DPOIterConfig":
         if (self.pairs == "steps" or self.score in ("prm", "both")) and self.prm is None:
             raise UserError("pairs: steps and score: prm or both need step scores: set prm")
-        if self.pairs == "responses" and (self.score == "reward_model") != (self.reward_model is not None):
+        if self.pairs == "steps":
+            for name in ("score", "reward_model", "min_gap", "require_right"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise UserError(
+                        f"{name} ranks whole responses, and pairs: steps has labels: leave it out"
+                    )
+        elif (self.score == "reward_model") != (self.reward_model is not None):
             raise UserError("score: reward_model and a reward_model go together: give both or neither")
         return self
 
@@ -105,4 +114,10 @@ def make_pairs(groups: Sequence[Group], config: DPOIterConfig) -> list[Preferenc
             threshold=config.step_threshold,
             most=config.pairs_per_problem,
         )
-    return rank_pairs(groups, by=config.score, most=config.pairs_per_problem, min_gap=config.min_gap)
+    return rank_pairs(
+        groups,
+        by=config.score,
+        most=config.pairs_per_problem,
+        min_gap=config.min_gap,
+        require_right=config.require_right,
+    )

@@ -276,12 +276,20 @@ def progress_advantages(
 
 
 def rollout_metrics(
-    rollout: Rollout, scores: Scores, totals: Tensor, config: RewardConfig, *, ngram: int = 4
+    rollout: Rollout,
+    scores: Scores,
+    totals: Tensor,
+    config: RewardConfig,
+    *,
+    ngram: int = 4,
+    is_verified: bool = True,
 ) -> dict[str, float]:
     """Return the monitors of one batch of rollouts, the hack gauge's numbers (hack/*) among them.
 
     totals (B,): raw reward of each response, as from `task_rewards`. ngram: as HackConfig has it.
+    is_verified: outcomes are a grader's; a reward model's, in units of its own, have another name.
     """
+    outcome = (scores.outcomes.sum() / scores.judged.sum().clamp(min=1)).item()
     responses = rollout.action_mask.sum(1).float()
     mean_score = (scores.step_scores * scores.scored).sum(1) / scores.scored.sum(1).clamp(min=1)
     paid = process_rewards(rollout, scores, config, step_rewards_of(rollout, scores, config)).sum(1)
@@ -292,9 +300,9 @@ def rollout_metrics(
         "reward/total_p10": low,
         "reward/total_p90": high,
         "reward/process": paid.mean().item(),
-        "reward/outcome": (scores.outcomes.sum() / scores.judged.sum().clamp(min=1)).item(),
+        "reward/outcome" if is_verified else "reward/response": outcome,
         **({"reward/step_score": mean_score.mean().item()} if bool(scores.scored.any()) else {}),
-        **measure(rollout, scores, paid, ngram=ngram),
+        **measure(rollout, scores, paid, ngram=ngram, is_verified=is_verified),
         "rollout/response_tokens": responses.mean().item(),
         "rollout/truncated": (~rollout.complete).float().mean().item(),
         "rollout/prompt_too_long": (responses == 0).float().mean().item(),

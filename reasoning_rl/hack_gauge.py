@@ -14,6 +14,9 @@ The modes that it is built for, and by what it sees them (each a test):
     one giant step                                 short, drift of steps
     no step at all: empty, "Thank you."            short, drift of length
     long and repetitive though "correct"           repetition, drift of length
+
+Where a reward model pays the outcome nothing is verified: gap and outcome, whose bounds are in units of
+accuracy, then raise no alarm.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -52,13 +55,19 @@ TRENDS = {
 
 
 def measure(
-    rollout: Rollout, scores: Scores, process_rewards: Tensor | None = None, *, ngram: int = 4
+    rollout: Rollout,
+    scores: Scores,
+    process_rewards: Tensor | None = None,
+    *,
+    ngram: int = 4,
+    is_verified: bool = True,
 ) -> dict[str, float]:
     """Return the gauge's numbers of one batch.
 
     process_rewards (B,): what each response was paid besides its outcome, before normalisation. A number
     that this batch does not define is left out: a correlation where either side is constant, a gap where
-    nothing was scored or judged.
+    nothing was scored or judged, or where outcomes are a reward model's (not is_verified), in other units
+    than step scores.
     """
     counts = rollout.step_mask.sum(1)
     repeated = [1 - len(set(steps)) / len(steps) if steps else 0.0 for steps in rollout.steps]
@@ -72,7 +81,7 @@ def measure(
     }
     final, is_scored = final_scores(scores)
     rows = is_scored & scores.judged
-    if bool(rows.any()):
+    if is_verified and bool(rows.any()):
         found["hack/score_outcome_gap"] = (final - scores.outcomes)[rows].mean().item()
     pairs = {"hack/score_outcome_correlation": (final, rows)}
     if process_rewards is not None:
@@ -182,10 +191,11 @@ class HackGauge:
         began = base.get("hack/score_outcome_gap", 0.0)
         if gap is not None and gap - began > config.max_gap_rise:
             broken["gap"] = f"the PRM's score is {gap:.2f} above verified accuracy, {began:.2f} at first"
-        if said := self._outcome_drop(is_scored="reward/step_score" in now):
+        if "reward/outcome" in now and (said := self._outcome_drop(is_scored="reward/step_score" in now)):
             broken["outcome"] = said
         paid = now.get("hack/reward_outcome_correlation")
-        vary = RARE <= now["reward/outcome"] <= 1 - RARE
+        accuracy = now.get("reward/outcome")  # absent where a reward model pays the outcome
+        vary = accuracy is None or RARE <= accuracy <= 1 - RARE
         if paid is not None and vary and paid < config.min_correlation:
             broken["correlation"] = f"step rewards and verified outcomes correlate by {paid:.2f}"
         for name, metric, unit in (

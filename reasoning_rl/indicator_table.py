@@ -103,6 +103,12 @@ INDICATORS: tuple[Indicator, ...] = (
         high=0.98,
         remedy="all right or all wrong: the problems teach nothing more; change them",
     ),
+    Indicator(
+        "reward/response",
+        "",
+        "mean reward of a response where a reward model pays the outcome, in its own units; the alarms "
+        "gap and outcome are then off",
+    ),
     # --- the hack gauge ---
     Indicator(
         "hack/score_outcome_gap",
@@ -134,14 +140,14 @@ INDICATORS: tuple[Indicator, ...] = (
         low=0.67,
         high=1.5,
         relative=True,
-        remedy="form delta or min against more; a token baseline and rollout.splitter against fewer",
+        remedy="form delta or min against more; group.baseline token and rollout.splitter against fewer",
     ),
     Indicator(
         "hack/at_most_one_step",
         "share",
         "responses of no step or a single one: one giant step escapes a step reward",
         high=0.2,
-        remedy="pay the outcome too; splitter step_marker; update.estimator token_baseline",
+        remedy="reward.outcome_weight above 0; rollout.splitter step_marker; group.baseline token",
     ),
     Indicator(
         "hack/no_step",
@@ -272,7 +278,7 @@ INDICATORS: tuple[Indicator, ...] = (
         "nats a token",
         "divergence of the trainer's policy from the sampler's (k3)",
         high=0.05,
-        remedy="rollout.truncated_is: token; a smaller engine.max_ahead; the same dtype in both",
+        remedy="rollout.truncated_is: token; a smaller rollout.engine.max_ahead; the same dtype in both",
         minor=True,
     ),
     Indicator(
@@ -287,7 +293,7 @@ INDICATORS: tuple[Indicator, ...] = (
         "share",
         "prompts that left no room for an answer",
         high=0.01,
-        remedy="shorten the prompts or raise engine.max_model_len",
+        remedy="shorten the prompts or raise rollout.engine.max_model_len",
         minor=True,
     ),
     Indicator("rollout/updates_behind", "updates", "age of the weights that sampled this batch", minor=True),
@@ -314,7 +320,7 @@ INDICATORS: tuple[Indicator, ...] = (
         "share of the returns' variance that the critic foresees; below 0 it is worse than a constant",
         low=0.0,
         after=5,
-        remedy="more critic.pretrain_iterations, a higher critic.learning_rate, or another update.estimator",
+        remedy="more critic.pretrain_iterations, a higher critic.learning_rate, or another algorithm",
     ),
     Indicator(
         "critic/clipfrac",
@@ -362,4 +368,8 @@ INDICATORS: tuple[Indicator, ...] = (
     # --- held-out problems ---
     Indicator("valid/greedy", "[0, 1]", "accuracy on held-out problems, greedy"),
     Indicator("valid/sampled", "[0, 1]", "accuracy on held-out problems at temperature 1"),
+    Indicator("valid/greedy_reward", "", "a reward model's mean reward on held-out prompts, greedy"),
+    Indicator(
+        "valid/sampled_reward", "", "a reward model's mean reward on held-out prompts at temperature 1"
+    ),
 )

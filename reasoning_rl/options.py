@@ -5,7 +5,7 @@ checks left to the settings class, so that a file and a command line give the sa
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from data.errors import UserError, did_you_mean, nearest
-from data.settings import read_yaml
+from data.settings import own_defaults, read_yaml
 from reasoning_rl.presets import merge
 
 
@@ -36,7 +36,7 @@ def parse(
     flags: Sequence[str] = (),
     positional: int = 0,
 ) -> Parsed:
-    """Read `--config FILE`, `--name value`, `--name=value` and bare `--flag`s.
+    """Read `--config FILE`, `--name value`, `--name=value` and bare `--flag`s; a bare Boolean setting is on.
 
     Raises UserError for an unknown option (with the nearest ones), a missing value or a stray word.
     """
@@ -61,9 +61,12 @@ def parse(
         if dotted != "config" and dotted not in known:
             raise UserError(f"unknown option --{name}" + _nearest(dotted, [*known, *flags, "config"]))
         if "=" not in word:
-            if not queue or queue[0].startswith("--"):
+            if queue and not queue[0].startswith("--"):
+                value = queue.pop(0)
+            elif dotted != "config" and known[dotted] is bool:
+                value = "true"
+            else:
                 raise UserError(f"option --{name} needs a value: --{name} VALUE")
-            value = queue.pop(0)
         if dotted == "config":
             parsed.values, parsed.where = read_yaml(value), value
         else:
@@ -92,11 +95,6 @@ def several_values(args: Sequence[str], option: str) -> list[str]:
     return words
 
 
-def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """Return the dotted names of all leaf fields."""
-    return list(_annotations(model, prefix))
-
-
 def _annotations(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     """Dotted name of every leaf field -> its type."""
     found: dict[str, Any] = {}
@@ -106,15 +104,24 @@ def _annotations(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def describe(model: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
-    """Return (option with its default, docstring) of every field, for --help."""
+def describe(
+    model: type[BaseModel], values: Mapping[str, Any] | None = None, prefix: str = ""
+) -> list[tuple[str, str]]:
+    """Return (option with its default, docstring) of every field, for --help.
+
+    values: nested defaults that win over the classes' own, as a preset's do.
+    """
     rows = []
+    values = values or {}
     for name, info in model.model_fields.items():
         nested = _nested(info)
         if nested:
-            rows += describe(nested, f"{prefix}{name}.")
+            rows += describe(nested, merge(own_defaults(info), values.get(name, {})), f"{prefix}{name}.")
             continue
-        default = "required" if info.is_required() else _shown(info.get_default(call_default_factory=True))
+        if name in values:
+            default = _shown(values[name])
+        else:
+            default = "required" if info.is_required() else _shown(info.get_default())
         text = " ".join((info.description or "").split())
         rows.append((f"--{prefix}{name.replace('_', '-')} ({default})", text))
     return rows

@@ -161,7 +161,14 @@ def run_ppo(
                 learner.kl.update(metrics["policy/kl_per_response"], config.rollouts_per_iteration)
             rollouts.sync(learner.policy, iteration)
             learner.phases.lap("sync")
-            metrics |= rollout_metrics(rollout, scores, totals, config.reward, ngram=config.hack.ngram)
+            metrics |= rollout_metrics(
+                rollout,
+                scores,
+                totals,
+                config.reward,
+                ngram=config.hack.ngram,
+                is_verified=reward_model is None,
+            )
             metrics |= sum_metrics(sampled.metrics, learner)
             metrics |= {"kl/coef": learner.kl.coef} | rollouts.metrics(iteration)
             is_stopped = _heed(gauge, metrics, learner, iteration)

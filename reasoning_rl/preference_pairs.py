@@ -15,13 +15,19 @@ from reasoning_rl.sampled import Group, ScoreBy, ScoredResponse
 
 
 def rank_pairs(
-    groups: Sequence[Group], *, by: ScoreBy = "outcome", most: int = 1, min_gap: float = 0.0
+    groups: Sequence[Group],
+    *,
+    by: ScoreBy = "outcome",
+    most: int = 1,
+    min_gap: float = 0.0,
+    require_right: bool = False,
 ) -> list[Preference]:
     """Return at most `most` pairs a problem: the best response against the worst, the second best against the
     second worst, and so on while their scores differ by more than `min_gap`.
 
     by outcome that is right against wrong, in the order of sampling. Equal texts count once. A truncated
-    response is never chosen.
+    response is never chosen; with `require_right` a wrong or unjudged one neither, as in arXiv:2404.10719 and
+    arXiv:2404.19733.
     """
     pairs = []
     for group in groups:
@@ -31,7 +37,7 @@ def rank_pairs(
             if score is not None:
                 texts.setdefault(response.text, (score, response))
         ranked = sorted(texts.values(), key=lambda item: -item[0])
-        best = [item for item in ranked if item[1].complete]
+        best = [item for item in ranked if item[1].complete and (not require_right or item[1].outcome == 1)]
         worst = sorted(texts.values(), key=lambda item: item[0])
         for k, ((high, chosen), (low, rejected)) in enumerate(zip(best[:most], worst, strict=False)):
             if high - low <= min_gap:

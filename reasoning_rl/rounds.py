@@ -27,7 +27,7 @@ from data.schema import Problem, Sampling
 from data.settings import Settings
 from prm.checkpoint import save_model
 from prm.model import load_backbone, load_tokenizer
-from reasoning_rl.config import Count, RolloutConfig, Whole
+from reasoning_rl.config import Count, SampledConfig, Whole
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampled import Group, group_metrics, read_groups, sample_groups, write_groups
 from reasoning_rl.sampler import ProblemSampler
@@ -52,7 +52,9 @@ class RoundsConfig(Settings):
     problems_format: str | None = None
     """Benchmark whose format a file has; off when `problems` is itself a name."""
     difficulty: str = "standard"
-    """Of the arithmetic world: standard, hard or shuffled."""
+    """Of the built-in worlds: standard, hard; shuffled (arithmetic); unsaid (programs)."""
+    allow_unsandboxed: bool = False
+    """Run model-written programs also where this machine offers nothing that keeps them in."""
     num_problems: Count = 20_000
     """Problems in the training pool."""
     num_validation: Whole = 200
@@ -63,10 +65,14 @@ class RoundsConfig(Settings):
     """Seeds problems, sampling and training."""
     rounds: Count = 1
     """Times that the policy is sampled and trained."""
-    rollout: RolloutConfig = RolloutConfig(samples_per_problem=4)
+    rollout: SampledConfig = SampledConfig(samples_per_problem=4)
 
     @model_validator(mode="after")
-    def _oracle_has_a_world(self) -> "RoundsConfig":
+    def _possible(self) -> "RoundsConfig":
+        if self.rollout.engine.max_ahead:
+            raise UserError(
+                "rollout.engine.max_ahead samples while a policy trains, and a round does not: set it to 0"
+            )
         if self.prm == "oracle" and self.problems != "arithmetic":
             raise UserError(
                 f"prm: oracle knows the arithmetic world only, not '{self.problems}'; give a model"
@@ -99,6 +105,8 @@ def run_rounds(
 ) -> Path:
     """Do all rounds that are not done yet; return the folder of the last policy.
 
+    make_generator: (policy, tokenizer) -> what samples from it, asked anew for every policy and put to sleep,
+    where it can sleep, while one trains; none: transformers, on this process's device.
     start: (round from 1, folder of the policy that was sampled) -> folder of the weights the training starts
     from. Raises UserError when output_dir holds a run and `resume` is off.
     """
@@ -127,8 +135,9 @@ def run_rounds(
         if round_ > done:
             path = own / "samples.jsonl"
             if is_main and not path.exists():
+                generator = generator_over(load_backbone(current))
                 groups = sample_groups(
-                    generator_over(load_backbone(current)),
+                    generator,
                     drawn,
                     _sampling(config, round_),
                     render=lambda text: render(config.rollout.template, text, tokenizer),
@@ -138,6 +147,9 @@ def run_rounds(
                     reward_model=reward_model,
                 )
                 write_groups(path, groups)
+                if hasattr(generator, "sleep"):
+                    generator.sleep()
+                generator = None  # the policy that it samples from need not stay in memory
             accelerator.wait_for_everyone()
             groups = read_groups(path)
             model = load_backbone(start(round_, current))

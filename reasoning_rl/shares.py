@@ -19,6 +19,7 @@ from data.schema import Problem
 from prm.batching import plan_micro_batches
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.prefix_values import PrefixValues, Values
+from reasoning_rl.rollout.settings import EngineConfig
 from reasoning_rl.types import Rollout, Scores, micro_batches
 
 Batch = TypeVar("Batch", Rollout, Scores)
@@ -28,12 +29,26 @@ def refuse_what_needs_one_process(config: PPOConfig, world: int) -> None:
     """Raise UserError for settings that several processes cannot share. Call it before a model is loaded."""
     if world == 1:
         return
-    rollout, engine = config.rollout, config.rollout.engine
-    faults = []
+    rollout = config.rollout
+    faults = _engine_faults(rollout.engine)
     if rollout.problems_per_iteration % world:
         faults.append(
             f"rollout.problems_per_iteration {rollout.problems_per_iteration} must be divisible by {world}"
         )
+    if config.prm_backend == "vllm":
+        faults.append("prm_backend vllm is an engine of one process: take local")
+    if faults:
+        raise UserError(f"this run has {world} processes\n" + "\n".join(faults))
+
+
+def refuse_engine_of_one_process(engine: EngineConfig, world: int) -> None:
+    """Raise UserError for an engine that does not go with several processes."""
+    if world > 1 and (faults := _engine_faults(engine)):
+        raise UserError(f"this run has {world} processes\n" + "\n".join(faults))
+
+
+def _engine_faults(engine: EngineConfig) -> list[str]:
+    faults = []
     if engine.backend == "vllm":
         faults.append("rollout.engine.backend vllm is an engine of one process: take vllm-server or hf")
     if engine.backend == "vllm-server" and engine.url is None:
@@ -41,10 +56,7 @@ def refuse_what_needs_one_process(config: PPOConfig, world: int) -> None:
             "rollout.engine.backend vllm-server would start a server in each: start one with `stepwell "
             "serve` and set rollout.engine.url"
         )
-    if config.prm_backend == "vllm":
-        faults.append("prm_backend vllm is an engine of one process: take local")
-    if faults:
-        raise UserError(f"this run has {world} processes\n" + "\n".join(faults))
+    return faults
 
 
 def own_problems(problems: list[Problem], *, rank: int, world: int) -> list[Problem]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from pydantic import BaseModel
 from rl_world import tiny_policy
 
 from data.world_tokenizer import word_tokenizer
@@ -81,3 +82,13 @@ def check_message(text: str) -> None:
     # Before the message stands at most the live view's line that a stage has started.
     assert all(line.split(":")[-1].startswith(" started") for line in head.splitlines()), text
     assert 1 <= len(message.splitlines()) <= 2, text
+
+
+def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """The dotted names of all leaf fields."""
+    names: list[str] = []
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        names += field_names(kind, f"{prefix}{name}.") if is_section else [prefix + name]
+    return names

@@ -3,15 +3,17 @@
 import subprocess
 import sys
 import warnings
+from functools import reduce
 
 import pytest
-from cli_cases import ENVIRONMENT
+from cli_cases import ENVIRONMENT, failure, field_names
 
 from eval.benchmarks import BENCHMARKS
 from eval.prm_benchmarks import PRM_BENCHMARKS
 from reasoning_rl import cli
 from reasoning_rl.cli import VERBS, load, main, overview, verb_help
-from reasoning_rl.options import field_names
+from reasoning_rl.config import PPOConfig
+from reasoning_rl.options import _shown, parse
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"], ["help"]])
@@ -38,6 +40,21 @@ def test_help_lists_every_option_of_a_command_and_an_example_that_parses(name, c
     words = example.split()[3:]
     known = {"--config", *(f"--{f.replace('_', '-')}" for f in field_names(load(VERBS[name].settings)))}
     assert {word for word in words if word.startswith("--")} <= known
+
+
+def test_help_shows_the_defaults_of_the_preset_that_is_asked_for(capsys) -> None:
+    """What it prints is what a run with those words gets."""
+    for words in ([], ["--preset", "ppo_large_batch"], ["--preset=dapo"], ["--algorithm", "grpo"]):
+        main(["ppo", *words, "--help"])
+        text = capsys.readouterr().out
+        asked = parse(words, PPOConfig).values
+        config = PPOConfig.from_preset({"policy": "p", "prm": "r"} | asked).model_dump()
+        for field in set(field_names(PPOConfig)) - {"policy", "prm"}:
+            value = reduce(lambda inner, part: inner[part], field.split("."), config)
+            assert f"  --{field.replace('_', '-')} ({_shown(value)})\n" in text
+    main(["ppo", "--help"])
+    assert "  --rollout.problems-per-iteration (128)\n" in capsys.readouterr().out
+    assert "did you mean 'ppo_max'" in failure(capsys, "ppo", "--preset", "ppo_mx", "--help")
 
 
 def test_the_version_is_that_of_the_package(capsys) -> None:

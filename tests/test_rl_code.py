@@ -212,6 +212,19 @@ def test_ppo_on_the_world_of_programs_runs_and_resumes_to_the_same_numbers(polic
     assert parts[-1]["policy/entropy"] == whole[-1]["policy/entropy"]
 
 
+def test_what_a_wrong_program_costs_is_what_the_settings_say(policy, tmp_path):
+    from accelerate import Accelerator
+
+    outcomes = {}
+    for credit in ("off", "errors"):
+        own = {"policy": str(policy), "output_dir": str(tmp_path / credit), "iterations": 1}
+        values = merge(merge(PROGRAM_PPO, SMALL), own | {"reward": {"partial_credit": credit}})
+        config = PPOConfig.from_preset(values)
+        train_ppo(config, accelerator=Accelerator(cpu=True), log=RunLog(tmp_path / credit))
+        outcomes[credit] = read_metrics(tmp_path / credit)[-1]["reward/outcome"]
+    assert outcomes["errors"] < 0 <= outcomes["off"]
+
+
 ROWS = {
     "apps": [
         {

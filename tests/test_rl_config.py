@@ -97,11 +97,36 @@ def test_an_indivisible_batch_names_the_nearest_sizes_that_divide_it(
         ({"update": {"gamma": 1.5}}, r"update\.gamma"),
         ({"prm": None}, "reward.form needs a reward model: set prm, or reward.form to none"),
         ({"update": {"ptx_coef": 0.1}}, "set demonstrations, or ptx_coef to 0"),
+        (
+            {"reward_model": "m", "reward": {"implicit": {"weight": 1}}},
+            "set reward_model to none, or reward.imp",
+        ),
+        (
+            {"reward": {"implicit": {"weight": 1}, "partial_credit": "errors"}},
+            "set reward.partial_credit to tes",
+        ),
+        ({"reward_model": "m", "reward": {"partial_credit": "tests"}}, "pays in its place: set it to off"),
+        ({"algorithm": "vine", "reward_model": "m"}, "vine estimates .*: set reward_model to none"),
+        (
+            {"algorithm": "vine", "reward": {"partial_credit": "tests"}},
+            "vine .*: set reward.partial_credit to o",
+        ),
+        ({"algorithm": "vine", "update": {"gamma": 0.9}}, "update.gamma discounts .*: set it to 1"),
+        ({"preset": "dapo", "reward_model": "m"}, "dynamic_rounds looks for right .*: set it to 0"),
+        ({"group": {"baseline": "token"}}, "group.baseline token is of rloo and reinforce_pp, and .* is ppo"),
+        ({"algorithm": "grpo", "group": {"baseline": "none"}}, "group.baseline none is of rloo"),
+        ({"rollout": {"is_cap": 5}}, "is_cap bounds the weights of truncated_is: set that"),
     ],
 )
 def test_a_wrong_setting_says_which_and_how_to_mend_it(values, message) -> None:
     with pytest.raises(UserError, match=message):
         config(**values)
+
+
+def test_what_needs_right_or_wrong_takes_shares_of_tests_where_it_can() -> None:
+    config(reward={"implicit": {"weight": 1}, "partial_credit": "tests"})
+    config(rollout={"is_cap": 5, "truncated_is": "token"})
+    config(algorithm="rloo", group={"baseline": "token"})
 
 
 def test_a_run_on_the_outcome_alone_needs_no_reward_model() -> None:

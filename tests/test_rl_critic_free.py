@@ -14,7 +14,7 @@ from prm.checkpoint import list_checkpoints
 from reasoning_rl.advantages import make_group_experience
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.experience import score_rollout, task_rewards
-from reasoning_rl.functional import kl_estimate
+from reasoning_rl.functional import kl_estimate, overlong_penalty
 from reasoning_rl.group import grpo_outcome, grpo_process, reinforce_pp, rloo
 from reasoning_rl.models import Actor
 from reasoning_rl.moments import RunningMoments
@@ -177,3 +177,43 @@ def test_a_reward_within_reach_is_learned(tmp_path, algorithm) -> None:
     rows = run(config, learner, tokenizer, problems, grader=short_is_right)
     first, last = rows[0]["reward/outcome"], rows[-1]["reward/outcome"]
     assert last > first + 0.25, (first, last)
+
+
+def estimated(tmp_path, algorithm: str, **over):
+    """(rollout, scores, rewards, the loop's advantages) without a KL penalty."""
+    tokenizer, policy = taught_policy()
+    _, problems = world(8)
+    config = config_for(tmp_path, algorithm, kl={"coef": 0.0}, **over)
+    learner = learner_for(config, tokenizer, policy=policy)
+    rollout = rollout_of(learner, tokenizer, problems)
+    scores = score_rollout(Fickle(), short_is_right, rollout)
+    limit = config.rollout.max_new_tokens
+    rewards, _ = task_rewards(rollout, scores, config.reward, RunningMoments(), max_new_tokens=limit)
+    experience, _ = make_group_experience(learner, rollout, scores, rewards)
+    return rollout, scores, rewards, experience.advantages
+
+
+def test_grpo_too_pays_less_for_answers_near_the_limit(tmp_path) -> None:
+    reward = {"form": "none", "overlong_buffer": 40}
+    rollout, scores, _, advantages = estimated(tmp_path, "grpo", reward=reward)
+    penalty = overlong_penalty(rollout.action_mask.sum(1), max_length=48, buffer=40)
+    outcomes = scores.outcomes * rollout.complete + penalty
+    expected = grpo_outcome(outcomes, group_size=4)[:, None] * rollout.action_mask
+    assert penalty.min() < 0 and penalty.max() > penalty.min()
+    torch.testing.assert_close(advantages, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "reinforce_pp"])
+@pytest.mark.parametrize("baseline", ["none", "response", "token"])
+def test_the_baseline_is_the_one_that_is_set(tmp_path, algorithm, baseline) -> None:
+    reward = {"form": "min", "normalise": "off"}
+    rollout, _, rewards, advantages = estimated(
+        tmp_path, algorithm, group={"baseline": baseline}, reward=reward
+    )
+    estimate = rloo if algorithm == "rloo" else reinforce_pp
+    expected = {
+        name: estimate(rewards, rollout.action_mask, group_size=4, baseline=name)
+        for name in ("none", "response", "token")
+    }
+    torch.testing.assert_close(advantages, expected[baseline], rtol=1e-4, atol=1e-4)
+    assert all((expected[baseline] - e).abs().max() > 0.01 for n, e in expected.items() if n != baseline)

@@ -49,6 +49,10 @@ def test_a_right_answer_beats_a_wrong_one() -> None:
         ("A", "B", "win"),
         ("B", "A", "lose"),
         ("A", "A", "tie"),  # it favours the first place
+        ("B", "B", "tie"),  # the second
+        ("B", "C", "tie"),
+        ("C", "A", "tie"),
+        ("A", "C", "tie"),
         ("C", "B", "tie"),
         ("C", "C", "tie"),
         (None, "B", "unjudged"),

@@ -89,6 +89,10 @@ def one_giant_step(problems: list[Problem]) -> tuple[list[str], list[float], lis
     return [p.solution.replace("\n", " ") for p in problems], [float(i % 2) for i in range(NUM)], []
 
 
+def thanks(problems: list[Problem]) -> tuple[list[str], list[float], list[int]]:
+    return ["Thank you." for _ in problems], [0.0] * NUM, []
+
+
 def no_step(problems: list[Problem]) -> tuple[list[str], list[float], list[int]]:
     return ["" for _ in problems], [0.0] * NUM, []
 
@@ -106,6 +110,7 @@ MODES = {
     thinking_without_an_answer: {"outcome", "length", "gap"},
     one_giant_step: {"short", "steps"},
     no_step: {"short", "length"},
+    thanks: {"short", "length"},
     long_and_repetitive_though_right: {"repetition", "length"},
 }
 
@@ -215,3 +220,31 @@ def test_all_processes_see_the_mean_of_those_that_have_a_number() -> None:
 
     seen = over_processes({"reward/outcome": 0.5, "hack/num_steps": 4.0, "policy/loss": 1.0}, reduce)
     assert seen == {"reward/outcome": pytest.approx(0.7), "hack/num_steps": 4.0}
+
+
+def test_step_rewards_that_go_against_outcomes_raise_their_alarm_where_both_vary() -> None:
+    gauge = HackGauge(HackConfig())
+    against = {**healthy(2), "hack/reward_outcome_correlation": -0.4}
+    for _ in range(2):
+        gauge.update(healthy(2))
+    alarms = [alarm for _ in range(2) for alarm in gauge.update(against)[0]]
+    assert [(alarm.name, alarm.message) for alarm in alarms] == [
+        ("correlation", "step rewards and verified outcomes correlate by -0.40")
+    ]
+    rare = HackGauge(HackConfig())
+    for metrics in [healthy(2)] * 2 + [{**against, "reward/outcome": 0.97}] * 3:
+        states = rare.update(metrics)[1]
+    assert states["alarm/correlation"] == 0  # a handful of wrong answers says nothing
+
+
+def test_a_reward_models_outcomes_have_no_bounds_in_units_of_accuracy() -> None:
+    """Rewards in deviations may fall from 1.5 to 1.2 without anything having been verified."""
+    gauge = HackGauge(HackConfig())
+    course = [1.5, 1.5, 1.5, 1.2, 0.9, 0.3, 0.3]
+    for reward in course:
+        metrics = {name: v for name, v in healthy(2).items() if name != "reward/outcome"}
+        metrics.pop("hack/score_outcome_gap")
+        alarms, states = gauge.update(metrics | {"reward/response": reward})
+        assert alarms == []
+    metrics |= {"hack/reward_outcome_correlation": -0.4}  # free of units: it still counts
+    assert [[a.name for a in gauge.update(metrics)[0]] for _ in range(2)] == [[], ["correlation"]]

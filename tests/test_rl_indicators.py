@@ -1,17 +1,27 @@
 """The table of metrics: the page made from it, its alerts, and the board and sparklines of the live view."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
+import torch
+from cli_cases import field_names
 from rich.console import Console
+from rl_scripted import gather
+from rl_world import world
 
 from reasoning_rl.cli import main
+from reasoning_rl.config import PPOConfig, RewardConfig
+from reasoning_rl.experience import rollout_metrics
 from reasoning_rl.indicator_table import INDICATORS, Indicator
 from reasoning_rl.indicators import BY_NAME, PATIENCE, Watch, metrics_page
 from reasoning_rl.live import BARS, Board, Live, sparkline
 from reasoning_rl.telemetry import RunLog
+from reasoning_rl.types import Scores
 
+VALUES = {"step_marker"}
+"""Words of the remedies that are a setting's value."""
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -26,6 +36,44 @@ def test_every_indicator_is_defined_once_and_every_range_comes_with_a_remedy() -
         assert indicator.meaning
         assert bool(indicator.range_text()) == bool(indicator.remedy), indicator.name
         assert indicator.low is None or indicator.high is None or indicator.low < indicator.high
+
+
+def test_every_setting_that_a_remedy_names_exists() -> None:
+    """A dotted name, or the part of one that a reader would look for in the help."""
+    known = set(field_names(PPOConfig))
+    sections = {name.split(".")[0] for name in known if "." in name}
+    named = set()
+    for indicator in INDICATORS:
+        for word in re.findall(r"\b[a-z_]+(?:\.[a-z_]+)+\b", f"{indicator.meaning} {indicator.remedy}"):
+            if not word.endswith(".md"):
+                named.add(word)
+                assert word in known, f"{indicator.name}: {word}"
+        for word in re.findall(r"\b[a-z]+(?:_[a-z]+)+\b", indicator.remedy):
+            assert any(word in name.split(".") for name in known) or word in VALUES, (
+                f"{indicator.name}: {word}"
+            )
+    assert {name.split(".")[0] for name in named} <= sections and "group.baseline" in named
+
+
+def test_a_reward_models_outcomes_alert_nobody_and_are_on_the_board() -> None:
+    tokenizer, problems = world(4)
+    rollout = gather(tokenizer, problems, [problem.solution for problem in problems])
+    rewards = torch.tensor([1.5, -0.3, 2.0, 1.6])
+    scores = Scores(
+        0.5 * rollout.step_mask, rollout.step_mask, rewards, torch.ones(len(rewards), dtype=torch.bool)
+    )
+    found = rollout_metrics(rollout, scores, rewards, RewardConfig(form="none"), is_verified=False)
+    assert found["reward/response"] == pytest.approx(1.2)
+    assert not {"reward/outcome", "hack/score_outcome_gap"} & found.keys()
+    watch = Watch()
+    watched = {name: value for name, value in found.items() if name.startswith("reward/")}
+    assert [watch.check(i, watched) for i in range(1, 5)] == [[]] * 4
+    board = Board()
+    board.add(1, found | {"valid/greedy_reward": 0.3, "valid/sampled_reward": 0.2})
+    shown = "\n".join(line.plain for line in board.lines())
+    assert all(name in shown for name in ("reward/response", "valid/greedy_reward", "valid/sampled_reward"))
+    verified = rollout_metrics(rollout, scores, rewards, RewardConfig(form="none"))
+    assert verified["reward/outcome"] == pytest.approx(1.2) and "hack/score_outcome_gap" in verified
 
 
 def test_ranges_hold_their_bounds_and_relative_ones_scale_with_the_first_value() -> None:

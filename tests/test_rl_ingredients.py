@@ -113,6 +113,15 @@ def test_a_cut_answer_goes_on_ends_or_is_left_out(tmp_path) -> None:
     assert abs(stats["policy/loss"]) < 100 and stats["critic/loss"] < 1e4
 
 
+def test_answers_that_are_left_out_do_not_whiten_the_others(tmp_path) -> None:
+    update = {"minibatch_size": 8, "truncated": "mask"}
+    _, _, _, plain = made(tmp_path, update=update)
+    _, _, _, white = made(tmp_path, update=update | {"advantage_norm": True})
+    entries = plain.advantages[plain.loss_mask].double()
+    expected = (entries - entries.mean()) / entries.std(unbiased=False)
+    torch.testing.assert_close(white.advantages[plain.loss_mask].double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_kl_is_paid_in_the_reward_or_in_the_loss_and_not_twice(tmp_path) -> None:
     kl = {"coef": 0.3, "estimator": "k2"}
     _, rollout, rewards, in_reward = made(tmp_path, kl=kl)
@@ -131,6 +140,19 @@ def test_values_are_learned_in_normalised_units(tmp_path) -> None:
     scaled = (entries - entries.mean()) / entries.std(unbiased=False)
     torch.testing.assert_close(done.returns[rollout.action_mask].double(), scaled, rtol=1e-4, atol=1e-4)
     assert learner.value_norm.num_updates == 1
+
+
+def test_what_a_cut_answer_goes_on_with_is_in_the_units_of_rewards(tmp_path) -> None:
+    critic = {"learning_rate": 1e-3, "value_norm": True}
+    learner, rollout, rewards, _ = made(tmp_path, critic=critic)
+    learner.value_norm.update(torch.tensor([10.0, 14.0]).repeat(500))
+    norm = copy.deepcopy(learner.value_norm)
+    done, _ = make_experience(learner, rollout, rewards)
+    values, final = (norm.denormalise(v) for v in values_of(learner, rollout))
+    mask = rollout.action_mask
+    options = {"gamma": 1.0, "lam": learner.config.update.lam, "bootstrap_values": final * ~rollout.complete}
+    expected, _ = gae(rewards, values * mask, mask, **options)
+    torch.testing.assert_close(done.advantages, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("clip", "moved"), [(1e-6, False), (None, True)])

@@ -3,12 +3,17 @@
 from typing import Literal
 
 import pytest
+from cli_cases import field_names
 from pydantic import Field
 
 from data.errors import UserError
 from data.settings import Settings
 from reasoning_rl.config import PPOConfig
-from reasoning_rl.options import describe, field_names, parse
+from reasoning_rl.dpo import DPOConfig
+from reasoning_rl.dpo_iter import DPOIterConfig
+from reasoning_rl.options import describe, parse
+from reasoning_rl.reward_model import RMConfig
+from reasoning_rl.rft import RFTConfig
 from reasoning_rl.sft import SFTConfig
 
 
@@ -91,6 +96,11 @@ def test_options_win_over_the_file_wherever_they_stand(tmp_path) -> None:
     assert parse(["--config", str(file)], Outer).where == str(file)
 
 
+def test_a_setting_of_true_or_false_may_stand_bare() -> None:
+    assert outer("--is-on", "--name", "x").is_on and outer("--name", "x", "--is-on").is_on
+    assert not outer("--is-on", "false", "--name", "x").is_on
+
+
 def test_flags_and_words_are_kept_apart_from_settings() -> None:
     parsed = parse(["gsm8k", "--resume", "--name", "x"], Outer, flags=["resume"], positional=1)
     assert (parsed.positional, parsed.flags, parsed.values) == (["gsm8k"], {"resume"}, {"name": "x"})
@@ -131,7 +141,7 @@ def test_help_rows_give_option_default_and_docstring() -> None:
     assert rows["--inner.clip (0.2)"] == "Bound; none is off."
 
 
-@pytest.mark.parametrize("model", [PPOConfig, SFTConfig])
+@pytest.mark.parametrize("model", [PPOConfig, SFTConfig, DPOConfig, DPOIterConfig, RFTConfig, RMConfig])
 def test_every_real_option_reads_back_the_default_that_help_shows(model) -> None:
     required = {name: "x" for name, info in model.model_fields.items() if info.is_required() or name == "prm"}
     words = []
@@ -158,3 +168,14 @@ def test_every_choice_of_every_option_reads_back_as_typed(tmp_path) -> None:
             path.write_text(f"policy: p\nprm: q\n{group}:\n  {name}: {choice}\n")
             parsed = parse(["--config", str(path)], PPOConfig)
             assert getattr(getattr(PPOConfig.from_preset(parsed.values), group), name) == choice
+
+
+def test_a_section_that_is_given_in_part_keeps_what_its_owner_sets_in_the_rest() -> None:
+    """DPO's rate must not become the supervised one because somebody asked for two epochs."""
+    for model, rate in ((DPOConfig, 1e-6), (DPOIterConfig, 1e-6), (RMConfig, 5e-6)):
+        needed = {name: "x" for name, info in model.model_fields.items() if info.is_required()}
+        config = model.from_dict({**needed, "fit": {"epochs": 2}})
+        assert (config.fit.epochs, config.fit.learning_rate) == (2, rate)
+        assert model.from_dict({**needed, "fit": {"learning_rate": 0.5}}).fit.learning_rate == 0.5
+    rounds = RFTConfig.from_dict({"policy": "p", "rollout": {"max_new_tokens": 8}}).rollout
+    assert (rounds.max_new_tokens, rounds.samples_per_problem) == (8, 4)

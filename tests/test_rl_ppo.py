@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from random import Random
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from reasoning_rl.config import RewardConfig
 from reasoning_rl.experience import collect
 from reasoning_rl.learner import Learner
 from reasoning_rl.models import Actor, Critic, critic_from_policy
+from reasoning_rl.moments import AdaptiveKL
 from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
 from reasoning_rl.rollout.hf import HFGenerator
@@ -25,6 +27,13 @@ from reasoning_rl.sft import encode_pairs
 from reasoning_rl.telemetry import RunLog
 from reasoning_rl.types import micro_batches
 from reasoning_rl.update import ppo_update
+
+
+class Fickle:
+    """A StepScorer with an opinion of its own on every step, so that a policy that knows nothing is paid."""
+
+    def score(self, problems, solutions):
+        return [[Random(step).random() for step in steps] for steps in solutions]
 
 
 def test_logprobs_and_values_are_aligned_with_their_tokens_and_blind_to_padding() -> None:
@@ -256,14 +265,28 @@ def stop_after(iteration: int, config, learner, tokenizer, problems, ptx) -> Non
 
 
 def test_the_reference_follows_by_eta(tmp_path) -> None:
-    tokenizer, problems = world(16)
+    tokenizer, policy = taught_policy()
+    _, problems = world(16)
     config = settings(tmp_path, reference_ema=0.25, iterations=1)
-    learner = learner_for(config, tokenizer)
+    learner = learner_for(config, tokenizer, policy=policy)
     before = copy.deepcopy(learner.reference.model.state_dict())
-    run(config, learner, tokenizer, problems)
+    run(config, learner, tokenizer, problems, scorer=Fickle())
     after = learner.policy.state_dict()
+    assert max((after[name] - value).abs().max() for name, value in before.items()) > 1e-4, "the policy moved"
     for name, value in learner.reference.model.state_dict().items():
         torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * after[name], rtol=1e-5, atol=1e-7)
+
+
+def test_the_kl_controller_hears_of_every_iteration(tmp_path) -> None:
+    tokenizer, policy = taught_policy()
+    _, problems = world(16)
+    config = settings(tmp_path, kl={"coef": 0.1, "target": 0.5, "horizon": 100.0}, iterations=3)
+    learner = learner_for(config, tokenizer, policy=policy)
+    rows = run(config, learner, tokenizer, problems, scorer=Fickle())
+    controller = AdaptiveKL(0.1, target=0.5, horizon=100.0)
+    coefs = [controller.update(row["policy/kl_per_response"], 16) for row in rows if row["iteration"]]
+    assert [row["kl/coef"] for row in rows if row["iteration"]] == pytest.approx(coefs, rel=1e-9)
+    assert len(set(coefs)) == 3 and 0.1 not in coefs
 
 
 def test_a_non_finite_minibatch_is_skipped_counted_and_finally_fatal(tmp_path) -> None:

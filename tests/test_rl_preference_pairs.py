@@ -43,6 +43,15 @@ def test_both_puts_right_steps_first_among_right_answers() -> None:
     assert texts(rank_pairs(of_four, by="prm", most=1, min_gap=0.7)) == []  # the gap is exactly 0.7
 
 
+def test_a_wrong_answer_is_preferred_to_a_worse_one_unless_the_chosen_must_be_right() -> None:
+    wrong = [response("a", 0, [0.9]), response("b", 0, [0.1])]
+    right, unjudged = response("c", 1, [0.3]), response("d", None, [0.95])
+    for by in ("prm", "both"):
+        assert texts(rank_pairs([group(*wrong)], by=by)) == [("a", "b")]
+        assert rank_pairs([group(*wrong)], by=by, require_right=True) == []
+        assert texts(rank_pairs([group(*wrong, right, unjudged)], by=by, require_right=True)) == [("c", "b")]
+
+
 def test_a_reward_model_ranks_by_its_rewards() -> None:
     of_three = [group(response("a", reward=-3.0), response("b", reward=2.5), response("c", reward=None))]
     assert texts(rank_pairs(of_three, by="reward_model", most=3)) == [("b", "a")]

@@ -97,6 +97,14 @@ def test_vine_goes_without_a_critic_and_resumes_to_the_same_run(policy, tmp_path
     assert same_policy(tmp_path / "run", copy)
 
 
+def test_each_step_gets_as_many_completions_as_are_set(policy, tmp_path) -> None:
+    spent = []
+    for samples in (1, 4):
+        over = {"algorithm": "vine", "preset": "vine", "group": {"vine_samples": samples}, "iterations": 1}
+        spent.append(train(policy, tmp_path / str(samples), over)[-1]["rollout/value_tokens"])
+    assert 2.5 < spent[1] / spent[0] < 6
+
+
 HACKED = {"baseline_iterations": 1, "patience": 1, "max_drift": 1.0001}
 """Any change of length is called a drift: an alarm is sure to come in iteration 2."""
 

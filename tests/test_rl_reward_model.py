@@ -200,6 +200,7 @@ def test_ppo_is_paid_by_a_reward_model_on_prompts_without_an_answer(
     rows = read_metrics(tmp_path / "ppo")
     assert {"valid/greedy_reward", "valid/sampled_reward"} <= rows[-1].keys()
     assert "valid/greedy" not in rows[-1]  # nothing there could be right or wrong
+    assert "reward/response" in rows[-1] and "reward/outcome" not in rows[-1]
     assert rows[-1]["rollout/unjudged"] == 0
 
 

@@ -10,18 +10,22 @@ from accelerate import Accelerator
 from cli_cases import failure, save_models
 from rl_world import taught_policy, tiny_policy
 
+import eval.sandbox
 from data.arithmetic import NAMES
 from data.errors import UserError
 from data.schema import Problem, Sampling, Verdict
 from data.world_tokenizer import word_tokenizer
+from eval.sandbox.verdict import Isolation
 from prm.checkpoint import save_model
 from prm.fit import FitConfig, fit
 from prm.model import load_backbone
 from reasoning_rl.cli import main
-from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
+from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences, make_pairs
 from reasoning_rl.rft import LearnRight, RFTConfig
+from reasoning_rl.rollout import make
+from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rounds import RoundsConfig, run_rounds
-from reasoning_rl.sampled import read_groups
+from reasoning_rl.sampled import Group, ScoredResponse, read_groups
 from reasoning_rl.sft import NextToken, encode_pairs
 from reasoning_rl.telemetry import RunLog, read_metrics
 from reasoning_rl.world import prompt
@@ -145,6 +149,39 @@ def test_the_reference_may_stay_the_first_policy(tmp_path: Path, policy: Path) -
     assert abs(margins["first"]) > 1e-3
 
 
+def test_a_rounds_pairs_are_those_that_its_settings_ask_for() -> None:
+    def row(text: str, outcome: float, *scores: float) -> ScoredResponse:
+        return ScoredResponse(text, True, 3, outcome, tuple(text.split("\n")), scores)
+
+    rows = (row("s\na", 1, 0.9, 0.8), row("s\nb", 1, 0.9, 0.6), row("s\nc", 0, 0.9, 0.4), row("t", 0, 0.1))
+    groups = [Group("p", "problem", "prompt\n", rows), Group("q", "other", "prompt\n", rows[2:])]
+
+    def pairs(**over) -> list[tuple[str, str, str]]:
+        config = DPOIterConfig(policy="p", prm="x", **over)
+        return [(p.prefix, p.chosen, p.rejected) for p in make_pairs(groups, config)]
+
+    whole = {"score": "both"}
+    both = [("", "s\na", "t"), ("", "s\nb", "s\nc")]
+    assert pairs(**whole) == [*both, ("", "s\nc", "t")]
+    assert pairs(**whole, pairs_per_problem=1) == [both[0], ("", "s\nc", "t")]
+    assert pairs(**whole, min_gap=1.3) == [both[0]]  # the gaps: 1.7, 1.2 and 0.3
+    assert pairs(**whole, require_right=True) == both
+    steps = {"pairs": "steps"}
+    first = [("", "s\n", "t")]
+    assert set(pairs(**steps, pairs_per_problem=9)) >= {("s\n", "a", "c"), ("s\n", "b", "c")}
+    assert len([p for p in pairs(**steps, pairs_per_problem=1) if p[0]]) == 1
+    strict = pairs(**steps, pairs_per_problem=9, step_threshold=0.7)
+    assert {p[1:] for p in strict if p[0]} == {("a", "b"), ("a", "c")} and set(first) <= set(strict)
+
+
+@pytest.mark.parametrize(
+    "over", [{"score": "reward_model", "reward_model": "m"}, {"min_gap": 0.1}, {"require_right": True}]
+)
+def test_what_ranks_responses_is_refused_for_steps(over) -> None:
+    with pytest.raises(UserError, match=f"{next(iter(over))} ranks whole responses"):
+        DPOIterConfig.from_dict({"policy": "p", "prm": "x", "pairs": "steps", **over})
+
+
 def test_mistakes_are_named(tmp_path: Path, policy: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
     common = ["--policy", policy, "--output-dir", tmp_path / "run"]
@@ -153,8 +190,70 @@ def test_mistakes_are_named(tmp_path: Path, policy: Path, capsys, monkeypatch) -
     assert "min_step_score needs step scores" in failure(capsys, "rft", *common, "--min-step-score", "0.5")
     text = failure(capsys, "rft", *common, "--prm", "oracle", "--problems", "gsm8k")
     assert "knows the arithmetic world only" in text
+    server = ["--rollout.engine.backend", "vllm-server", "--rollout.engine.max-ahead", "1"]
+    assert "max_ahead samples while a policy trains" in failure(capsys, "rft", *common, *server)
+    for option in ("--rollout.dynamic-rounds", "--rollout.truncated-is", "--rollout.old-logprobs"):
+        assert f"unknown option {option}" in failure(capsys, "rft", *common, option, "1")  # PPO's alone
     text = failure(capsys, "rft", *common, "--num-problems", "8")
     assert "lower it" in text
+
+
+class Engine:
+    """A generator with weights of its own, as vLLM's: samples from what was last sent to it."""
+
+    def __init__(self, path: str, tokenizer) -> None:
+        self.policy, self.tokenizer, self.calls = load_backbone(path), tokenizer, []
+
+    def push(self, named_tensors, version: int) -> None:
+        self.calls.append("push")
+        self.policy.load_state_dict(dict(named_tensors), strict=False)  # tied weights come once
+        self.policy.tie_weights()
+
+    def generate(self, prompts, sampling):
+        assert self.calls[-1] in ("push", "generate"), "asleep"
+        self.calls.append("generate")
+        return HFGenerator(self.policy, self.tokenizer).generate(prompts, sampling)
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_an_engine_gets_every_rounds_policy_and_sleeps_while_one_trains(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
+    models = save_models(tmp_path, *taught_policy())
+    started = []
+
+    def start(config, *, path, tokenizer, **_) -> Engine:
+        started.append(Engine(path, tokenizer))
+        return started[-1]
+
+    monkeypatch.setattr(make, "make_generator", start)
+    args = ["dpo-iter", "--policy", str(models / "policy"), "--prm", str(models / "prm"), "--score", "prm"]
+    args += ["--num-problems", "20", "--num-validation", "8", "--rounds", "2", "--fit.learning-rate", "1e-3"]
+    args += ["--rollout.problems-per-iteration", "16", "--rollout.max-new-tokens", "48"]
+    main([*args, "--output-dir", str(tmp_path / "hf")])
+    main([*args, "--output-dir", str(tmp_path / "vllm"), "--rollout.engine.backend", "vllm"])
+    validate, sample = ["push", "generate", "generate"], ["push", "generate", "sleep"]
+    (engine,) = started
+    assert engine.calls == [*validate, *sample, *validate, *sample, *validate, "close"]
+    assert read_metrics(tmp_path / "vllm") == read_metrics(tmp_path / "hf")
+    for round_ in ("round_01", "round_02"):
+        samples = [(tmp_path / name / round_ / "samples.jsonl").read_text() for name in ("vllm", "hf")]
+        assert samples[0] == samples[1]
+
+
+def test_programs_run_without_isolation_where_that_was_asked_for(
+    tmp_path, policy, capsys, monkeypatch
+) -> None:
+    monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
+    monkeypatch.setattr(eval.sandbox, "isolation", lambda: Isolation("unsandboxed"))
+    args = ["rft", "--policy", policy, "--problems", "programs", "--num-problems", "1"]
+    args += ["--output-dir", tmp_path / "run"]
+    assert "--allow-unsandboxed" in failure(capsys, *args)
+    assert "lower it" in failure(capsys, *args, "--allow-unsandboxed")  # the next obstacle
 
 
 def test_the_command_runs_rounds(tmp_path: Path, monkeypatch) -> None:

@@ -4,8 +4,12 @@ import math
 
 import pytest
 import torch
+from rl_scripted import gather
+from rl_world import world
 from torch import Tensor
 
+from reasoning_rl.config import RewardConfig
+from reasoning_rl.experience import step_and_outcome_rewards
 from reasoning_rl.functional import gae
 from reasoning_rl.shaping import (
     cap_returns,
@@ -14,6 +18,7 @@ from reasoning_rl.shaping import (
     place_on_tokens,
     shape_step_rewards,
 )
+from reasoning_rl.types import Scores
 
 NAN = float("nan")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -234,3 +239,19 @@ def test_from_scores_to_returns_on_tokens() -> None:
     # On a step's tokens: its own score + the outcome; the last step's score is unused.
     expected = torch.tensor([[0.0, 0.0, 1.9, 1.9, 1.8, 1.0, 1.0, 0.0]])
     torch.testing.assert_close(returns, expected, **CLOSE)
+
+
+def test_the_threshold_of_the_clip_forms_is_the_configs() -> None:
+    tokenizer, problems = world(2)
+    rollout = gather(tokenizer, problems, [problem.solution for problem in problems])
+    step_scores = torch.rand(rollout.step_mask.shape, generator=torch.Generator().manual_seed(0))
+    judged = torch.ones(2, dtype=torch.bool)
+    scores = Scores(step_scores * rollout.step_mask, rollout.step_mask, torch.ones(2), judged)
+    for form in ("clip", "clip_delta"):
+        for threshold in (0.3, 0.9):
+            config = RewardConfig(form=form, clip_threshold=threshold)
+            steps, _ = step_and_outcome_rewards(rollout, scores, config)
+            expected = shape_step_rewards(
+                scores.step_scores, scores.scored, form=form, clip_threshold=threshold
+            )
+            torch.testing.assert_close(steps, expected, **CLOSE)

@@ -1,5 +1,6 @@
-"""PPO with rollouts from a real vLLM engine: the weights follow, and a resumed run is the whole one."""
+"""Training with rollouts from a real vLLM engine: the weights follow, and a resumed run is the whole one."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,14 @@ import pytest
 import torch
 from rl_runs import learner_for, settings
 from rl_world import OracleScorer, oracle_grader, taught_policy, world
+from vllm_cases import perturb
 
+from data.schema import Sampling
 from prm.checkpoint import save_model
 from reasoning_rl.ppo import run_ppo
-from reasoning_rl.rollout.make import make_generator
+from reasoning_rl.rollout.hf import HFGenerator
+from reasoning_rl.rollout.make import PolicyEngine, make_generator
+from reasoning_rl.rollout.settings import EngineConfig
 from reasoning_rl.telemetry import RunLog, read_metrics
 
 pytest.importorskip("vllm", reason="the engine is not installed")
@@ -78,3 +83,25 @@ def test_weights_follow_and_a_resumed_run_is_the_whole_one(tmp_path: Path) -> No
     assert again == rows
     for a, b in zip(trained.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_engine_of_rounds_samples_from_each_policy_in_turn(tmp_path: Path) -> None:
+    tokenizer, first = taught_policy(WIDTH)
+    save_model(tmp_path / "model", first, tokenizer)
+    second = copy.deepcopy(first)
+    perturb(second, "norm")
+    config = EngineConfig(backend="vllm", kv_gib=0.25, max_num_seqs=16)
+    prompts = [f"{problem.text}\n" for problem in world(16)[1]]
+    sampling = Sampling(max_new_tokens=40, temperature=0.0)
+    engine = PolicyEngine(config, path=str(tmp_path / "model"))
+    try:
+        drawn = []
+        for policy in (second, first):  # what is in the folder is not what is sampled first
+            generator = engine(policy, tokenizer)
+            drawn.append([group[0].text for group in generator.generate(prompts, sampling)])
+            generator.sleep()
+            expected = HFGenerator(policy, tokenizer).generate(prompts, sampling)
+            assert drawn[-1] == [group[0].text for group in expected]
+        assert drawn[0] != drawn[1]
+    finally:
+        engine.close()

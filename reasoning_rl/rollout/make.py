@@ -34,3 +34,34 @@ def make_generator(
     from reasoning_rl.rollout.hf import HFGenerator
 
     return HFGenerator(model or load_backbone(path), tokenizer, max_batch=max_batch, seed=seed)
+
+
+class PolicyEngine:
+    """One engine for policies of one shape in turn, started when the first is to be sampled.
+
+    Not for a loop that updates one policy: that is RolloutPipeline's part.
+    """
+
+    def __init__(self, config: EngineConfig, *, path: str, device: Any = "cpu", seed: int = 0) -> None:
+        self.config, self.path, self.device, self.seed = config, path, device, seed
+        self.generator: Any = None
+        self.version = 0
+
+    def __call__(self, policy: Any, tokenizer: Any) -> TextGenerator:
+        """Return the engine, with the weights of `policy`."""
+        from reasoning_rl.rollout.vllm_weights import ActorWeights
+
+        if self.generator is None:
+            self.generator = make_generator(
+                self.config, path=self.path, tokenizer=tokenizer, seed=self.seed, trains=True
+            )
+        if self.config.sync != "files":  # those transfers start on a GPU
+            policy = policy.to(self.device)
+        self.version += 1
+        self.generator.push(ActorWeights(policy, self.config.sync_bucket_mb * 2**20), self.version)
+        return self.generator
+
+    def close(self) -> None:
+        """End the engine, if there is one."""
+        if self.generator is not None:
+            self.generator.close()
