@@ -18,6 +18,7 @@ from reasoning_rl.functional import kl_estimate, overlong_penalty
 from reasoning_rl.group import grpo_outcome, grpo_process, reinforce_pp, rloo
 from reasoning_rl.models import Actor
 from reasoning_rl.moments import RunningMoments
+from reasoning_rl.shaping import place_on_last_action
 
 ALGORITHMS = ("grpo", "rloo", "reinforce_pp")
 
@@ -207,12 +208,13 @@ def test_grpo_too_pays_less_for_answers_near_the_limit(tmp_path) -> None:
 @pytest.mark.parametrize("baseline", ["none", "response", "token"])
 def test_the_baseline_is_the_one_that_is_set(tmp_path, algorithm, baseline) -> None:
     reward = {"form": "min", "normalise": "off"}
-    rollout, _, rewards, advantages = estimated(
+    rollout, scores, rewards, advantages = estimated(
         tmp_path, algorithm, group={"baseline": baseline}, reward=reward
     )
     estimate = rloo if algorithm == "rloo" else reinforce_pp
+    process = rewards - place_on_last_action(scores.outcomes * rollout.complete, rollout.action_mask)
     expected = {
-        name: estimate(rewards, rollout.action_mask, group_size=4, baseline=name)
+        name: estimate(rewards, rollout.action_mask, group_size=4, baseline=name, process=process)
         for name in ("none", "response", "token")
     }
     torch.testing.assert_close(advantages, expected[baseline], rtol=1e-4, atol=1e-4)
