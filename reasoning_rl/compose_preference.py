@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from data.arithmetic import judge_steps
 from data.errors import UserError
 from data.protocols import MetricLog, ResponseScorer, StepScorer
@@ -13,6 +15,7 @@ from data.schema import Problem
 from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader
 from eval.metrics import ece, wilson_interval
 from prm.fit import check_fit
+from prm.losses import bradley_terry
 from prm.model import load_tokenizer
 from reasoning_rl.compose import _problems, _validation, check_isolation, load_step_scorer
 from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
@@ -75,13 +78,9 @@ def pair_metrics(chosen: Sequence[float], rejected: Sequence[float]) -> dict[str
         "accuracy_low": low,
         "accuracy_high": high,
         "margin": sum(margins) / len(margins),
-        "loss": sum(_softplus(-margin) for margin in margins) / len(margins),
+        "loss": float(bradley_terry(torch.tensor(margins).double(), torch.zeros(1))[0]) / len(margins),
         "ece": ece(right, confidence),
     }
-
-
-def _softplus(x: float) -> float:
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
 def _run(

@@ -69,6 +69,8 @@ class RolloutConfig(SampledConfig):
 
 
 class RewardConfig(Settings):
+    """What a response is paid: its steps, its outcome, and what is done to their sum."""
+
     form: Literal["none", "sum", "clip", "delta", "clip_delta", "min", "progress"] = "delta"
     """How step scores become step rewards. Raw `sum` invites reward hacking (arXiv 2410.15115)."""
     step_weight: NonNegative = 1.0
@@ -98,6 +100,8 @@ class RewardConfig(Settings):
 
 
 class KLConfig(Settings):
+    """What it costs to leave the reference."""
+
     coef: NonNegative = 0.05
     """Price of one nat of divergence from the reference, per token (arXiv 2307.04964: 0.05)."""
     place: Literal["reward", "loss"] = "reward"
@@ -112,6 +116,8 @@ class KLConfig(Settings):
 
 
 class CriticConfig(Settings):
+    """The value model of algorithm ppo."""
+
     init: Literal["prm", "reward_model", "policy"] = "prm"
     """Start from the weights of the process reward model, of a pairwise reward model (both must share the
     policy's tokenizer), or of the policy with a head of zeros."""
@@ -144,6 +150,8 @@ class GroupConfig(Settings):
 
 
 class UpdateConfig(Settings):
+    """Advantages, losses and optimisers: what an iteration does with its rollouts."""
+
     epochs: Count = 1
     """Passes over each rollout batch."""
     minibatch_size: Count = 32

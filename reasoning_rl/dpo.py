@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from data.errors import UserError
-from data.preference_readers import Prefer, read_preferences
 from data.protocols import MetricLog
 from data.schema import Preference
 from data.settings import Settings
@@ -34,10 +33,10 @@ from prm.sharding import compute_dtype
 from reasoning_rl.models import disable_dropout
 from reasoning_rl.preference_examples import (
     EncodedPreference,
-    chat_renderer,
+    PairsConfig,
     collate_preferences,
     encode_preferences,
-    split_by_prompt,
+    read_pairs,
 )
 from reasoning_rl.preference_loss import PreferenceLoss, preference_loss
 from reasoning_rl.reference_logprobs import cache_reference, response_logprobs
@@ -59,7 +58,7 @@ class PreferenceSettings(Settings):
     together with the rejected one's (arXiv:2404.19733 takes 1)."""
 
 
-class DPOConfig(Settings):
+class DPOConfig(PairsConfig):
     """Direct preference optimisation of a causal language model."""
 
     model: str
@@ -69,26 +68,8 @@ class DPOConfig(Settings):
     reference_logprobs: Literal["cached", "live"] = "cached"
     """cached: computed once before training and kept in output_dir; live: the reference stays in memory and
     runs beside the policy, worth it only where few of the pairs are used (max_updates)."""
-    data: str
-    """File, folder or hub id of pairs {prompt, chosen, rejected}, as text or messages; HH-RLHF and
-    PKU-SafeRLHF rows are read as they are."""
-    split: str = "train"
-    """Split of a hub id or folder."""
-    prefer: Prefer = "better"
-    """Of PKU-SafeRLHF: which judgement orders the responses."""
-    eval_data: str | None = None
-    """Held-out pairs; null: off, a share of the prompts is held out."""
-    eval_split: str = "test"
-    """Split of a hub id or folder given as eval_data."""
-    holdout: float = Field(0.05, ge=0, lt=1)
-    """Share of the prompts held out for validation when eval_data is null."""
     output_dir: str = "runs/dpo"
     """Checkpoints go to checkpoints/ in it, the trained model to model/."""
-    max_length: int = Field(1024, ge=2)
-    """Most tokens of prompt and response together."""
-    cut_prompt: bool = False
-    """Leave out a prompt's oldest tokens where a pair exceeds max_length, as in long dialogues; off:
-    fit.overlong decides."""
     preference: PreferenceSettings = PreferenceSettings()
     lora: LoraSettings = LoraSettings()
     """Adapters on the policy. A live reference is then the policy without them: no second copy is held."""
@@ -118,9 +99,11 @@ class PreferenceObjective:
         return len(batch["input_ids"]) / 2
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the sum of the pairs' losses, and sums over the pairs of what is logged; the loop divides
+        by `count`. A response's logprob is the sum over its tokens, the NLL term a mean over them."""
         settings = self.settings
         logprobs = response_logprobs(model, batch)  # (B,)
-        ratios = logprobs - self._reference(model, batch)
+        ratios = logprobs - self._reference(model, batch)  # (B,)
         lengths = batch["target_mask"].sum(1).clamp(min=1)
         if settings.average_logprobs:
             ratios = ratios / lengths
@@ -180,14 +163,7 @@ def train_dpo(config: DPOConfig, *, accelerator: Any, log: MetricLog, resume: bo
     """Train as configured; return the folder of the trained policy. Raises UserError for unusable input."""
     refuse_used_folder(config.output_dir, resume=resume)
     tokenizer = load_tokenizer(config.model)
-    render = chat_renderer(tokenizer)
-    pairs = read_preferences(config.data, split=config.split, prefer=config.prefer, render=render)
-    if config.eval_data:
-        held_out = read_preferences(
-            config.eval_data, split=config.eval_split, prefer=config.prefer, render=render
-        )
-    else:
-        pairs, held_out = split_by_prompt(pairs, config.holdout, config.fit.seed)
+    pairs, held_out = read_pairs(config, tokenizer, seed=config.fit.seed)
     check_fit(config.fit, len(pairs), accelerator.num_processes)
     model = load_backbone(config.model)
     check_vocabulary(model, tokenizer)

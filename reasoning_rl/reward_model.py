@@ -20,10 +20,8 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.errors import UserError
-from data.preference_readers import Prefer, read_preferences
 from data.protocols import MetricLog
 from data.schema import Preference
-from data.settings import Settings
 from prm.batching import drop_overlong
 from prm.best import BestWeights
 from prm.checkpoint import refuse_used_folder, save_model
@@ -45,10 +43,10 @@ from prm.scorer import default_batch_tokens, score_in_batches, scoring
 from reasoning_rl.models import decoder, load_reward_model
 from reasoning_rl.preference_examples import (
     EncodedPreference,
-    chat_renderer,
+    PairsConfig,
     collate_preferences,
     encode_preferences,
-    split_by_prompt,
+    read_pairs,
 )
 from reasoning_rl.sft import prompt_ids
 
@@ -57,7 +55,7 @@ PairMetrics = Callable[[Sequence[float], Sequence[float]], Mapping[str, float]]
 """(rewards of the chosen, of the rejected responses) -> metrics."""
 
 
-class RMConfig(Settings):
+class RMConfig(PairsConfig):
     """Training of a pairwise reward model."""
 
     model: str | None = None
@@ -66,26 +64,8 @@ class RMConfig(Settings):
     """Path of a transformers config.json to start from random weights; null: off, use model."""
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer; null: the model's own."""
-    data: str
-    """File, folder or hub id of pairs {prompt, chosen, rejected}, as text or messages; HH-RLHF and
-    PKU-SafeRLHF rows are read as they are."""
-    split: str = "train"
-    """Split of a hub id or folder."""
-    prefer: Prefer = "better"
-    """Of PKU-SafeRLHF: which judgement orders the responses."""
-    eval_data: str | None = None
-    """Held-out pairs; null: off, a share of the prompts is held out."""
-    eval_split: str = "test"
-    """Split of a hub id or folder given as eval_data."""
-    holdout: float = Field(0.05, ge=0, lt=1)
-    """Share of the prompts held out for validation when eval_data is null."""
     output_dir: str = "runs/rm"
     """Checkpoints go to checkpoints/ in it, the trained model to model/."""
-    max_length: int = Field(1024, ge=2)
-    """Most tokens of prompt and response together."""
-    cut_prompt: bool = False
-    """Leave out a prompt's oldest tokens where a text exceeds max_length, as in long dialogues, in training
-    and later in scoring; off: fit.overlong decides."""
     lm_coef: float = Field(0.0, ge=0)
     """Weight of next-token loss on the chosen response, per token (arXiv:2307.04964 takes 1)."""
     centre_coef: float = Field(0.0, ge=0)
@@ -201,14 +181,7 @@ def train_reward(
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
     refuse_used_folder(config.output_dir, resume=resume)
     tokenizer = load_tokenizer(config.tokenizer or config.model or "")
-    render = chat_renderer(tokenizer)
-    pairs = read_preferences(config.data, split=config.split, prefer=config.prefer, render=render)
-    if config.eval_data:
-        held_out = read_preferences(
-            config.eval_data, split=config.eval_split, prefer=config.prefer, render=render
-        )
-    else:
-        pairs, held_out = split_by_prompt(pairs, config.holdout, config.fit.seed)
+    pairs, held_out = read_pairs(config, tokenizer, seed=config.fit.seed)
     check_fit(config.fit, len(pairs), accelerator.num_processes)
     if config.model:
         backbone = load_backbone(config.model)

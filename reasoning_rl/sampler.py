@@ -21,6 +21,7 @@ class ProblemSampler:
     position: int = 0
 
     def next(self, count: int) -> list[Problem]:
+        """Return the next `count` problems; at the end of an epoch, the first ones of the next order."""
         picked: list[Problem] = []
         while len(picked) < count:
             order = self._order()

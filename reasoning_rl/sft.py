@@ -87,7 +87,9 @@ class NextToken:
         return float(batch["target_mask"].sum())
 
     def loss(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        logprobs, is_right = read_next_tokens(model, batch, _read)
+        """Return minus the sum of the target tokens' logprobs, over the whole batch (the loop divides by
+        `count`), and how many of them are the likeliest token."""
+        logprobs, is_right = read_next_tokens(model, batch, _read)  # (supervised tokens,) each
         return -logprobs.sum(), {"accuracy": is_right.sum()}
 
 
