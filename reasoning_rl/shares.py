@@ -30,11 +30,12 @@ def refuse_what_needs_one_process(config: PPOConfig, world: int) -> None:
     if world == 1:
         return
     rollout = config.rollout
-    faults = _engine_faults(rollout.engine)
+    faults = []
     if rollout.problems_per_iteration % world:
         faults.append(
             f"rollout.problems_per_iteration {rollout.problems_per_iteration} must be divisible by {world}"
         )
+    faults += _engine_faults(rollout.engine)
     if config.prm_backend == "vllm":
         faults.append("prm_backend vllm is an engine of one process: take local")
     if faults:
