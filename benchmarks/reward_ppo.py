@@ -11,7 +11,8 @@ The first judge against the last is how far the reward was overdone.
 Every part is kept under --output-dir; the same command continues what was interrupted. One thread.
 
 --json FILE keys: seeds.SEED {pairs, rm_accuracy, gold_accuracy, greedy {sft, ppo}, kl, duels.JUDGE {win, tie,
-lose}, cpu_seconds}; mean.NAME {mean, low, high} over the seeds (95 % Student-t); versions.
+lose}, cpu_seconds}; mean.NAME {mean, low, high} over the seeds (95 % Student-t); course: greedy accuracy and
+reward of each seed at every validation of PPO (300 problems); versions.
 """
 
 import argparse
@@ -78,7 +79,7 @@ def main() -> None:
             write_atomically(record, json.dumps(result, indent=1) + "\n")
         found[seed] = json.loads(record.read_text(encoding="utf-8"))
         print(f"seed {seed}: {json.dumps(found[seed])}", flush=True)
-    summary = summarise(found)
+    summary = summarise(found, Path(args.output_dir))
     print(table(summary))
     if args.json:
         write_atomically(args.json, json.dumps(summary, indent=1) + "\n")
@@ -188,9 +189,9 @@ def duel(first: str, second: str, judge: str | None, folder: Path, seed: int) ->
     return {name: result[name]["value"] for name in ("win", "tie", "lose")}
 
 
-def summarise(found: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def summarise(found: dict[int, dict[str, Any]], output_dir: Path) -> dict[str, Any]:
     from eval.metrics import mean_interval
-    from reasoning_rl.telemetry import versions
+    from reasoning_rl.telemetry import read_metrics, versions
 
     def over_seeds(read: Any) -> dict[str, float]:
         values = [read(result) for result in found.values()]
@@ -207,13 +208,26 @@ def summarise(found: dict[int, dict[str, Any]]) -> dict[str, Any]:
     for judge in JUDGES:
         for name in ("win", "tie", "lose"):
             mean[f"{name}, judged by {judge}"] = over_seeds(lambda r, j=judge, n=name: r["duels"][j][n])
-    return {"seeds": found, "mean": mean, "versions": versions()}
+    runs = [read_metrics(output_dir / f"seed{seed}" / "ppo") for seed in found]
+    course = [
+        {
+            "iteration": rows[0]["iteration"],
+            "greedy": [row["valid/greedy"] for row in rows],
+            "reward": [row["valid/greedy_reward"] for row in rows],
+        }
+        for rows in zip(*([row for row in run if "valid/greedy" in row] for run in runs), strict=True)
+    ]
+    return {"seeds": found, "mean": mean, "course": course, "versions": versions()}
 
 
 def table(summary: dict[str, Any]) -> str:
     lines = [f"{len(summary['seeds'])} seeds", "| | mean [95 %] |", "|---|---|"]
     for name, of in summary["mean"].items():
         lines.append(f"| {name} | {of['mean']:.3f} [{of['low']:.3f}, {of['high']:.3f}] |")
+    lines += ["", "| iteration | greedy accuracy of each seed | its reward |", "|--:|---|---|"]
+    for at in summary["course"]:
+        accuracy, reward = (", ".join(f"{v:.2f}" for v in at[name]) for name in ("greedy", "reward"))
+        lines.append(f"| {at['iteration']} | {accuracy} | {reward} |")
     return "\n".join(lines)
 
 
