@@ -12,6 +12,7 @@ starts from it and samples the same number of programs for training:
     + large batch             512
     + reference EMA
     DPO                       pairs of a right and a wrong sample of the SFT policy
+    DPO + NLL                 and the chosen program's loss a token (arXiv 2404.19733)
     DPO-Iter                  in rounds, each from the policy of the round before, which is the reference too
 
 The PRM learns from the tests alone: from each prefix of the SFT policy's programs, continuations are sampled
@@ -55,8 +56,8 @@ PPO_ARMS: dict[str, list[dict[str, Any]]] = {
     "+ large batch": [XU, ADVANTAGE_NORM, LARGE_BATCH],
     "+ reference EMA": [XU, ADVANTAGE_NORM, LARGE_BATCH, REFERENCE_EMA],
 }
-DPO_ARMS = {"DPO": 1, "DPO-Iter": 4}
-"""Rounds."""
+DPO_ARMS = {"DPO": (1, 0.0), "DPO + NLL": (1, 1.0), "DPO-Iter": (4, 0.0)}
+"""Rounds, and the weight of the chosen program's own loss."""
 ARMS = ("SFT", *PPO_ARMS, *DPO_ARMS)
 METRICS = {
     "greedy": "pass@1 greedy",
@@ -250,13 +251,14 @@ class Seed:
         from reasoning_rl.program_world import PROGRAM_DPO
         from reasoning_rl.telemetry import RunLog, read_metrics
 
-        folder, rounds = self.arm_folder(name), DPO_ARMS[name]
+        folder, (rounds, sft_coef) = self.arm_folder(name), DPO_ARMS[name]
         samples = PROGRAM_DPO["rollout"]["samples_per_problem"]
         values = PROGRAM_DPO | {
             "policy": self.sft,
             "output_dir": str(folder),
             "seed": self.seed,
             "rounds": rounds,
+            "preference": PROGRAM_DPO["preference"] | {"sft_coef": sft_coef},
             "num_validation": 0,
             "rollout": PROGRAM_DPO["rollout"]
             | {"problems_per_iteration": self.args.rollouts // rounds // samples},
