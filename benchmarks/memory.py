@@ -5,13 +5,13 @@
 Policy, reference, critic and reward model are made here: Qwen2 of 6 layers, width 512 and 32,768 words,
 random weights. 16 responses of 128 tokens to prompts of 40 words, one minibatch and one micro-batch: what is
 measured is what a setting changes, not what a smaller micro_batch_tokens would save. Each row runs two
-iterations in a process of its own; the second's peaks of resident memory are shown, phase by phase
-(docs/metrics.md), less what the process held before it made any model. "states" is what weights, gradients
-and moments of all models take by count, "formula" what `stepwell plan` would say of the update's peak. The C
-library is told to give freed blocks back (MALLOC_*), as a GPU's allocator reuses them: else peaks are those
-of what was ever held, and seconds are fewer.
+iterations in a process of its own; of the second are shown the CPU-seconds and, phase by phase, the peaks of
+resident memory (docs/metrics.md), less what the process held before it made any model. "states" is what
+weights, gradients and moments of all models take by count, "formula" what `stepwell plan` would say of the
+update's peak. The C library is told to give freed blocks back (MALLOC_*), as a GPU's allocator reuses them:
+else peaks are those of what was ever held, and seconds are fewer.
 
---json FILE keys: rows.NAME {states_mb, peak_mb, phases {phase: MB}, seconds}; threads, versions.
+--json FILE keys: rows.NAME {states_mb, peak_mb, phases {phase: MB}, cpu_s}; threads, versions.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +85,16 @@ def run_row(name: str, threads: int) -> dict[str, Any]:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     from reasoning_rl.live import grid_text
 
-    lines = [("MiB", "states", *PHASES, "formula", "seconds")]
+    lines = [("MiB", "states", *PHASES, "formula", "CPU-s")]
     for name, row in rows.items():
         numbers = (row["states_mb"], *(row["phases"][phase] for phase in PHASES), formula_mb(name, row))
-        lines.append((name, *(f"{number:,.0f}" for number in numbers), f"{row['seconds']:.1f}"))
+        lines.append((name, *(f"{number:,.0f}" for number in numbers), f"{row['cpu_s']:.1f}"))
     return grid_text(lines)
 
 
 def formula_mb(name: str, row: dict[str, Any]) -> float:
     """What `stepwell plan` would say of the update: states, activations of one model, logits."""
+    from prm.next_token import CHUNK
     from reasoning_rl.plan import Model, activation_bytes, logit_bytes
 
     settings, actions = ROWS[name], RESPONSES * RESPONSE
@@ -101,7 +103,7 @@ def formula_mb(name: str, row: dict[str, Any]) -> float:
         model, RESPONSES * (PROMPT + RESPONSE), checkpointing=settings.get("checkpointing", False)
     )
     activations *= 1 if settings.get("bf16") else 2  # its formulas are those of bf16
-    logits = logit_bytes(model, actions if settings.get("all_logits") else min(actions, 1024))
+    logits = logit_bytes(model, actions if settings.get("all_logits") else min(actions, CHUNK))
     return row["states_mb"] + (activations + logits) / 2**20
 
 
@@ -153,6 +155,13 @@ def measure(
         Problem(str(i), " ".join(f"w{words.randrange(1000)}" for _ in range(PROMPT)), "0")
         for i in range(RESPONSES)
     ]
+    marks = []
+
+    class TimedLog(RunLog):
+        def __call__(self, iteration: int, metrics: Any) -> None:
+            marks.append(time.process_time())
+            super().__call__(iteration, metrics)
+
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         config = PPOConfig.from_preset(
             {
@@ -191,7 +200,7 @@ def measure(
             render=lambda text: text,
             scorer=LocalScorer(prm, tokenizer),
             grader=lambda problem, response: Verdict("correct" if len(response) % 2 else "wrong"),
-            log=RunLog(f"{folder}/run"),
+            log=TimedLog(f"{folder}/run"),
         )
         last = json.loads(Path(f"{folder}/run/timing.jsonl").read_text().splitlines()[-1])
     phases = {phase: last[f"memory/{phase}_rss_mb"] - before for phase in PHASES}
@@ -199,7 +208,7 @@ def measure(
         "states_mb": states_mb(learner, prm),
         "phases": phases,
         "peak_mb": max(phases.values()),
-        "seconds": sum(last[f"time/{phase}_seconds"] for phase in PHASES),
+        "cpu_s": marks[1] - marks[0],
     }
 
 

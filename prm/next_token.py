@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 
 from prm.model import is_causal
 
-CHUNK = 1024
-"""Positions whose logits exist at the same time."""
+CHUNK = 512
+"""Positions whose logits exist at the same time: enough rows for the head's product to be bound by its FLOPs
+(2 x 512 a byte of bf16 weights), few enough for half a dozen copies of them to be small beside a model."""
 SMALL = 2**22
 """Logits that are kept for the backward instead: 16 MiB in float32, quicker than computing them again."""
 

@@ -20,6 +20,8 @@ ACTIVATION_BYTES_A_LAYER = 34
 """Per token and unit of width, bf16: equation 1 of arXiv:2205.05198 without its attention-matrix term."""
 CHECKPOINTED_BYTES_A_LAYER = 2
 """Of a layer that is computed again in the backward: its input alone (section 5 there)."""
+LOGIT_CHUNK = 512
+"""Positions whose logits exist at a time: CHUNK of prm/next_token.py, which imports torch."""
 COPY_BYTES = 4
 """fp32: what is exported is what was trained."""
 RESERVE = 0.9
@@ -172,7 +174,7 @@ def plan(model: Model, run: Run) -> Plan:
         reference=0.0 if run.lora_rank else frozen,
         prm=prm,
         activations=activation_bytes(model, run.micro_batch_tokens, checkpointing=run.gradient_checkpointing),
-        logits=logit_bytes(model, min(run.micro_batch_tokens, 1024)),  # in chunks of 1024 positions
+        logits=logit_bytes(model, min(run.micro_batch_tokens, LOGIT_CHUNK)),
         engine=engine,
         copy=whole if samples_here else 0.0,
         host=2 * in_host + (0.0 if samples_here else whole),

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from prm.next_token import CHUNK
 from reasoning_rl.commands_plan import plan_text
 from reasoning_rl.plan import (
+    LOGIT_CHUNK,
     MODELS,
     Model,
     Run,
@@ -53,6 +55,10 @@ def test_adapters_cost_gradients_and_moments_of_their_own_only() -> None:
     run = Run(num_gpus=1, engine="ddp", lora_rank=1, has_prm=False)
     assert plan(tiny, run).reference == 0  # the actor with its adapters off
     assert plan(tiny, run).actor == 2e9 + 14 * 140
+
+
+def test_the_plan_counts_as_many_logits_as_exist() -> None:
+    assert LOGIT_CHUNK == CHUNK
 
 
 def test_activations_logits_and_cache_by_hand() -> None:
