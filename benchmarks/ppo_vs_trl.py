@@ -11,8 +11,9 @@ Settings: fixed (no EOS, one epoch), ragged (EOS with probability 1/48 a token, 
 thread; sides take turns; the first update warms up, the median of the others counts. CPU-seconds of the whole
 update, generation included.
 
-Keys of the JSON: SETTING.SIDE {cpu_s, all_cpu_s, peak_rss_mb, phases (share of the time)}, SETTING.ratio
-(trl / ours), SETTING.tokens (new tokens of an update, a side); floor {gflops, fixed, epochs4}: what the FLOPs
+Sides: ours; compiled, the same with update.compile_layers, which compiles during the warm-up; trl.
+Keys of the JSON: SETTING.SIDE {cpu_s, all_cpu_s, peak_rss_mb, phases (share of the time)}, SETTING.ratio.SIDE
+(trl / side), SETTING.tokens (new tokens of an update, a side); floor {gflops, fixed, epochs4}: what the FLOPs
 alone take on one thread, float32.
 """
 
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,16 @@ def policy_of(tiny: str, ragged: bool) -> Any:
     return model
 
 
-def ours(tiny: str, updates: int, *, ragged: bool = False, bf16: bool = False, epochs: int = 1) -> dict:
+def ours(
+    tiny: str,
+    updates: int,
+    *,
+    ragged: bool = False,
+    bf16: bool = False,
+    epochs: int = 1,
+    old_logprobs: str = "sampled",
+    compile_layers: bool = False,
+) -> dict:
     import torch
     from accelerate import Accelerator
 
@@ -116,7 +127,7 @@ def ours(tiny: str, updates: int, *, ragged: bool = False, bf16: bool = False, e
                     "problems_per_iteration": BATCH,
                     "samples_per_problem": 1,
                     "max_new_tokens": NEW,
-                    "old_logprobs": "sampled",
+                    "old_logprobs": old_logprobs,
                 },
                 "kl": {"coef": 0.05},
                 "critic": {"value_clip_range": 0.2, "learning_rate": 1e-5},
@@ -125,6 +136,7 @@ def ours(tiny: str, updates: int, *, ragged: bool = False, bf16: bool = False, e
                     "minibatch_size": BATCH,
                     "micro_batch_tokens": 8 * (PROMPT + NEW),
                     "learning_rate": 1e-5,
+                    "compile_layers": compile_layers,
                 },
             }
         )
@@ -218,7 +230,11 @@ def _result(marks: list[float], tokens: list[float], shares: list[dict[str, floa
     }
 
 
-SIDES: dict[str, Callable[..., dict]] = {"ours": ours, "trl": trl}
+SIDES: dict[str, Callable[..., dict]] = {
+    "ours": ours,
+    "compiled": partial(ours, compile_layers=True),
+    "trl": trl,
+}
 
 
 # --- one process a measurement ---------------------------------------------------------------------------
@@ -303,10 +319,11 @@ def main() -> None:
             for side in args.sides:
                 runs[side].append(run_child(setting, side, args.rival, args.updates))
         result[setting] = {side: summarise(of) for side, of in runs.items()}
-        if len(args.sides) > 1:
-            result[setting]["ratio"] = round(
-                result[setting]["trl"]["cpu_s"] / result[setting]["ours"]["cpu_s"], 2
-            )
+        if "trl" in args.sides:
+            rival = result[setting]["trl"]["cpu_s"]
+            result[setting]["ratio"] = {
+                side: round(rival / result[setting][side]["cpu_s"], 2) for side in args.sides if side != "trl"
+            }
     result["floor"] = {name: round(value, 1) for name, value in floor(args.rival / "tiny").items()}
     show(result)
     if args.json:

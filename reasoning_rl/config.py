@@ -163,6 +163,9 @@ class UpdateConfig(Settings):
     gradient_checkpointing: bool = False
     """Of policy and critic: keep each layer's input alone and compute the layer again in the backward. A
     third more time, far less memory; the numbers are the same."""
+    compile_layers: bool = False
+    """Of policy, critic and reference: torch.compile each decoder layer (not the sampler). Faster after some
+    ten seconds of compiling; the numbers are the same up to rounding. One process, DDP, ZeRO-1 and 2."""
     learning_rate: Positive = 5e-7
     """Peak rate of the policy's AdamW."""
     warmup_iterations: Whole = 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prm.activations import checkpoint_layers
+from prm.compiled import compile_layers
 from prm.lora import LoraSettings, TrainableState, add_adapters
 from prm.sharding import compute_dtype, cuts_parameters, prepare, require_whole_weights
 from reasoning_rl.config import PPOConfig
@@ -65,6 +66,8 @@ class Learner:
             if model is not None:
                 checkpoint_layers(model)
                 model.train()
+        if config.update.compile_layers:
+            require_whole_weights(accelerator, "compiled layers")
         # In host memory: what is packed in four bits never takes its full size on the device.
         self._adapters = self._adapt(policy, config.lora)
         # Where weights are cut up, nothing can be sampled from or exported: a whole copy follows the actor.
@@ -93,6 +96,9 @@ class Learner:
             self.critic_model = critic.to(device)
             optimizer = _adamw(critic, config.critic.learning_rate, config)
             self.critic = prepare(Critic(critic), optimizer, owner=self._critic_adapters or critic, **options)
+        for model in (trained, reference, critic) if config.update.compile_layers else ():
+            if model is not None:
+                compile_layers(model)
         self.moments = RunningMoments()
         self.value_norm = ValueNormalizer()
         kl = config.kl

@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from data.schema import Sample, Sampling
 from data.steps import decode
+from prm.compiled import eagerly
 from reasoning_rl.rollout.samples import check_tokenizer, encode_prompts, make_sample, too_long
 
 ROOM = 64
@@ -65,7 +66,7 @@ class HFGenerator:
         was_training = self.model.training
         self.model.eval()
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), eagerly(self.model):
                 for start in range(0, len(order), per_batch):
                     rows = order[start : start + per_batch]
                     drawn = self._decode([encoded[i] for i in rows], sampling)

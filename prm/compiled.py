@@ -1,0 +1,44 @@
+"""Decoder layers through torch.compile: what lies between the matrix products runs as fused kernels.
+
+One layer's graph serves all layers of its kind and all shapes (regional compilation with symbolic sizes);
+building it takes ten seconds or so, once a process. Not for inference with a key-value cache, whose Python
+code would be compiled again and again: `eagerly` is for that.
+"""
+
+import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from data.errors import UserError
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile every decoder layer of a transformers model in place; names and weights stay as they are.
+
+    Values change by rounding. Raises UserError where no layer is found or no C++ compiler is there for a CPU.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(
+            f"{type(model).__name__}: has no decoder layers of transformers that could be compiled; set "
+            "compile_layers to false"
+        )
+    compilers = (os.environ.get("CXX") or "g++", "clang++", "c++")
+    if next(model.parameters()).device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise UserError(
+            "compile_layers: torch.compile needs a C++ compiler on a CPU and none is on PATH; install g++ "
+            "or set compile_layers to false"
+        )
+    for layer in layers:
+        layer.compile(dynamic=True)
+
+
+def eagerly(model: nn.Module) -> AbstractContextManager[object]:
+    """Run compiled layers of `model` as if they were not, for as long as the context lasts."""
+    if any(module._compiled_call_impl is not None for module in model.modules()):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
