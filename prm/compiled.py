@@ -33,6 +33,10 @@ def compile_layers(model: nn.Module) -> None:
             "compile_layers: torch.compile needs a C++ compiler on a CPU and none is on PATH; install g++ "
             "or set compile_layers to false"
         )
+    # A graph each for frozen, with and without gradients, adapters on and off, of one row and of several.
+    from torch._dynamo import config  # takes a second to import
+
+    config.recompile_limit = max(64, config.recompile_limit)
     for layer in layers:
         layer.compile(dynamic=True)
 
