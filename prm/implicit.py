@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from prm.model import FORMAT, load_backbone, load_config
 from prm.next_token import read_next_tokens
+from prm.sums import running_sum
 
 REFERENCE = "reference"
 
@@ -72,7 +73,7 @@ class ImplicitPRM(nn.Module):
         """
         places = torch.arange(input_ids.shape[1], device=input_ids.device)
         counts = places[None] >= prompt_lengths[:, None].clamp(min=1)  # the first token has no probability
-        return (self.token_log_ratios(input_ids, attention_mask) * counts).cumsum(-1)
+        return running_sum(self.token_log_ratios(input_ids, attention_mask) * counts)
 
     def token_log_ratios(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Return (B, T): log pi - log pi_ref of token t given those before; 0 at t = 0."""

@@ -15,6 +15,7 @@ from transformers.cache_utils import DynamicLayer
 from data.schema import Sample, Sampling
 from data.steps import decode
 from prm.compiled import eagerly
+from prm.sums import running_sum
 from reasoning_rl.rollout.samples import check_tokenizer, encode_prompts, make_sample, too_long
 
 ROOM = 64
@@ -219,7 +220,7 @@ def draw(logits: Tensor, sampling: Sampling, random: torch.Generator) -> tuple[T
     # Where a uniform number falls in the distribution function: one random number a row, where multinomial
     # draws one for every token of the vocabulary. In float64, so that rare tokens keep their share.
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
-    mass = logprobs.exp().cumsum(-1, dtype=wide)
+    mass = running_sum(logprobs.exp(), dtype=wide)
     total = mass[:, -1:]
     point = total * torch.rand(total.shape, generator=random, device=logits.device, dtype=wide)
     # Below the total even when rounded: a token of no mass can then not be met.
@@ -235,6 +236,6 @@ def truncate(logits: Tensor, *, top_k: int, top_p: float) -> Tensor:
     if top_k:
         drop[..., top_k:] = True
     if top_p < 1:
-        mass = ordered.softmax(-1).cumsum(-1)
+        mass = running_sum(ordered.softmax(-1))
         drop[..., 1:] |= mass[..., :-1] >= top_p  # the token that crosses top_p stays in
     return logits.masked_fill(torch.zeros_like(drop).scatter(-1, index, drop), float("-inf"))
