@@ -1,7 +1,7 @@
 """Whole PPO loops that must not depend on the number of processes: sampled text hangs on the prompt alone.
 
-Two courses: PPO with a prover's progress rewards, PRIME and the hack gauge; and VinePPO. Four iterations
-each, saved and continued after the second.
+Three courses: PPO with a prover's progress rewards, PRIME and the hack gauge; VinePPO; and PPO of adapters
+on outcomes. Four iterations each, saved and continued after the second.
 """
 
 import copy
@@ -15,6 +15,7 @@ from rl_world import oracle_grader, tiny_policy, world
 from data.schema import Sample, Sampling
 from prm.implicit import new_implicit
 from prm.labelling.completer import Completer
+from prm.sharding import cuts_parameters
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.learner import Learner
 from reasoning_rl.models import critic_from_policy
@@ -55,6 +56,11 @@ COURSES = {
         "reward": {"form": "none", "normalise": "off", "clip": None},
         "group": {"vine_samples": 3},
     },
+    "adapters": {
+        "critic": {"learning_rate": 1e-2, "lora": {"rank": 2}},
+        "reward": {"form": "none"},
+        "lora": {"rank": 2},
+    },
 }
 
 
@@ -87,6 +93,11 @@ class Parrot:
         self.version = state["version"]
 
 
+def courses_of(accelerator: Any) -> list[str]:
+    """Adapters are not for engines that cut weights up."""
+    return [course for course in COURSES if course != "adapters" or not cuts_parameters(accelerator)]
+
+
 def follow(course: str, output_dir: Path, accelerator: Any, log: Any) -> dict[str, torch.Tensor]:
     """Run a course, leave what it logged in `log`, and return all weights it trained."""
     for iterations in (2, ITERATIONS):
@@ -109,7 +120,11 @@ def _run(
     if course == "process":
         signals = _signals(config, policy, tokenizer, problems, accelerator)
     learner = Learner(
-        config, accelerator, policy=copy.deepcopy(policy), reference=copy.deepcopy(policy), critic=critic
+        config,
+        accelerator,
+        policy=copy.deepcopy(policy),
+        reference=None if config.lora.rank else copy.deepcopy(policy),
+        critic=critic,
     )
     run_ppo(
         config,

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from distributed_loop import COURSES, follow
+from distributed_loop import courses_of, follow
 from distributed_preferences import learn
 from rl_world import OracleScorer, tiny_policy, world
 
@@ -137,7 +137,7 @@ def main(output_dir: Path) -> None:
         run_dir=output_dir / "sft",
         log=log,
     )
-    loops = {course: Log() for course in COURSES}
+    loops = {course: Log() for course in courses_of(accelerator)}
     weights = {course: follow(course, output_dir / course, accelerator, log) for course, log in loops.items()}
     learned, weights["preferences"] = learn(output_dir, accelerator, Log)
     numbers = {
