@@ -5,7 +5,7 @@ an error counts only the exact step; F1 is the harmonic mean of the accuracies o
 an error; the benchmark's number is the plain mean of the four subsets' F1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.metrics import NAN, best_threshold, first_error_accuracies, harmonic_mean
@@ -73,7 +73,7 @@ def _ordered(items: Sequence[Item]) -> list[str]:
     ]
 
 
-def _notes(metrics: dict, chosen: float | str, threshold: float | str) -> list[str]:
+def _notes(metrics: Mapping[str, Any], chosen: float | str, threshold: float | str) -> list[str]:
     notes = []
     absent = [name for name in PUBLISHED_COUNTS if name not in metrics]
     if absent:

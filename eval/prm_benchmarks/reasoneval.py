@@ -8,8 +8,8 @@ redundant with P(neutral). A model with one number a step is taken at that numbe
 from collections.abc import Sequence
 from typing import Any
 
-from eval.metrics import NAN, auc, first_error
-from eval.prm_benchmarks.counts import count_steps, total_counts
+from eval.metrics import NAN, Ragged, auc, first_error
+from eval.prm_benchmarks.counts import StepCounts, count_steps, total_counts
 from eval.prm_benchmarks.items import Item, Scores
 from eval.prm_benchmarks.result import BenchmarkResult, Table, mean
 
@@ -116,7 +116,7 @@ def _both_levels(
     }
 
 
-def map_counts(truths: Sequence, scores: Sequence, threshold: float) -> list:
+def map_counts(truths: Ragged, scores: Ragged, threshold: float) -> list[StepCounts]:
     """Return the counts of each solution's steps."""
     return [count_steps(truth, row, threshold) for truth, row in zip(truths, scores, strict=True)]
 
