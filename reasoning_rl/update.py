@@ -154,7 +154,6 @@ def _policy_loss(
     # Put down per token of the minibatch, as everything else is, whatever the loss was divided by.
     _add(sums, "policy/loss", loss * num_tokens)
     if micro.ref_logprobs is not None:
-        assert kl.estimator != "k1"
         penalty = kl_loss(
             logprobs,
             micro.ref_logprobs,
