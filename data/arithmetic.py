@@ -166,6 +166,7 @@ def judge_steps(problem: Problem, steps: Sequence[str]) -> list[StepVerdict]:
             answered = True
             verdicts.append("right" if answer[1] == problem.answer else "wrong")
             continue
+        assert match
         person, left, op, operand, value = match[1], int(match[2]), match[3], int(match[4]), int(match[5])
         relation = relations.get(person)
         right = (
@@ -216,8 +217,10 @@ def corrupt(problem: Problem, rng: Random, kind: Corruption) -> str:
     elif kind == "chatter":
         lines.insert(at, rng.choice(("How many does Ann have?", "Bob has", "####", "= = =")))
     else:
-        person, left, op, operand, value = _STEP.fullmatch(lines[at]).groups()
-        left, operand, value = int(left), int(operand), int(value)
+        match = _STEP.fullmatch(lines[at])
+        assert match, lines[at]
+        person, op = match[1], match[3]
+        left, operand, value = int(match[2]), int(match[4]), int(match[5])
         if kind == "operation":
             op = rng.choice([o for o in "+-*" if o != op and 0 <= _apply(o, left, operand) <= MAX_NUMBER])
             value = _apply(op, left, operand)

@@ -193,15 +193,15 @@ def _dialogue(row: Row, prompt: Any, chosen: Any, rejected: Any, render: Render)
 def _messages(row: Row, name: str, value: Any) -> list[dict[str, str]]:
     if not isinstance(value, list):
         raise UserError(f"{row.where}: field '{name}' must be a list of messages, got {show(value)}")
-    messages = []
+    messages: list[dict[str, str]] = []
     for index, message in enumerate(value):
-        texts = [message.get(key) if isinstance(message, dict) else None for key in ("role", "content")]
-        if not all(isinstance(text, str) for text in texts):
+        role, content = (message.get(k) if isinstance(message, dict) else None for k in ("role", "content"))
+        if not isinstance(role, str) or not isinstance(content, str):
             raise UserError(
                 f"{row.where}: field '{name}[{index}]' must be an object with string role and content, "
                 f"got {show(message)}"
             )
-        messages.append({"role": texts[0], "content": texts[1]})
+        messages.append({"role": role, "content": content})
     return messages
 
 
@@ -212,8 +212,8 @@ def _safe_rlhf(row: Row, prefer: Prefer, render: Render) -> Preference | None:
     if first not in (0, 1):
         raise UserError(f"{row.where}: field '{prefer}_response_id' must be 0 or 1, got {first}")
     messages = [{"role": "user", "content": field(row, "prompt", str, expected=wanted)}]
-    sides = [[{"role": "assistant", "content": text}] for text in (responses[first], responses[1 - first])]
-    return _dialogue(row, messages, *sides, render)
+    chosen, rejected = ([{"role": "assistant", "content": responses[k]}] for k in (first, 1 - first))
+    return _dialogue(row, messages, chosen, rejected, render)
 
 
 def _common_start(a: str, b: str) -> str:

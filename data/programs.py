@@ -246,7 +246,7 @@ def _problem(rng: Random, name: str, lines: list[Line], values: list[Vector], nu
     small = [k for k, value in enumerate(right) if abs(value) <= MAX_NUMBER]
     shown = _telling(rng, small, right, mistaken, NUM_SHOWN)
     hidden = _telling(rng, [k for k in range(len(PROBES)) if k not in shown], right, mistaken, NUM_HIDDEN)
-    tests = {
+    tests: dict[str, list[Any]] = {
         "calls": [list(PROBES[k]) for k in (*shown, *hidden)],
         "expected": [right[k] for k in (*shown, *hidden)],
     }
@@ -277,7 +277,8 @@ def _telling(
 ) -> list[int]:
     """Return `count` probes that tell `right` from as many of `wrong` as they can: greedily, then any."""
     order = rng.sample(choices, len(choices))
-    left, chosen = list(wrong), []
+    left = list(wrong)
+    chosen: list[int] = []
     while left and len(chosen) < count:
         told, best = max((sum(x[k] != right[k] for x in left), k) for k in order)
         if not told:

@@ -50,12 +50,12 @@ def _read_plain(row: Row, splitter: Splitter | None) -> StepSolution:
     problem = field(row, "problem", str)
     if "steps" in row.values:
         steps = texts(row, "steps")
-    elif "response" in row.values and splitter is None:
-        raise UserError(
-            f"{row.where}: the reward model joins its steps with a text that no splitter is known for; "
-            "give --splitter, or rows with 'steps'"
-        )
     elif "response" in row.values:
+        if splitter is None:
+            raise UserError(
+                f"{row.where}: the reward model joins its steps with a text that no splitter is known for; "
+                "give --splitter, or rows with 'steps'"
+            )
         steps = tuple(step_texts(field(row, "response", str), splitter))
     else:
         found = ", ".join(row.values)

@@ -185,9 +185,9 @@ class _Parser:
         if token[0].isdigit() or token[0] == ".":
             raise Unreadable("a number after a factor")
         if token == "\\frac" and tree[0] == "number" and right[0] == "/":
-            parts = [part[1] if part[0] == "number" else None for part in right[1:]]
-            if None not in parts and tree[1].denominator == 1:
-                if not parts[0] < parts[1]:
+            is_plain = all(part[0] == "number" for part in right[1:])
+            if is_plain and tree[1].denominator == 1:
+                if not right[1][1] < right[2][1]:
                     raise Unreadable("a number before an improper fraction")
                 return ("+", tree, right)
         return ("*", tree, right)

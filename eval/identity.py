@@ -76,7 +76,8 @@ def same_value(gold: Tree, prediction: Tree, *, deadline: float = math.inf) -> b
         sides = _values((gold, prediction), values, deadline)
         if sides is None:
             continue
-        same = _close(*sides, lambda digits: _values((gold, prediction), values, deadline, digits))  # noqa: B023
+        left, right = sides
+        same = _close(left, right, lambda digits: _values((gold, prediction), values, deadline, digits))  # noqa: B023
         if same is None:
             continue
         if not same:
@@ -216,9 +217,9 @@ def _evaluate(tree: Tree, names: Mapping[str, Fraction], context: Any) -> Any:
             raise OpenError("a large number")
         return value
     if kind == "^":
-        return _power(*parts, context)
+        return _power(parts[0], parts[1], context)
     if kind == "root":
-        return _root(*parts, context)
+        return _root(parts[0], parts[1], context)
     if kind == "abs":
         return abs(parts[0])
     if kind in ("floor", "ceil"):
@@ -294,9 +295,9 @@ def _root(radicand: Any, degree: Any, context: Any) -> Any:
             else _complex_root(radicand, n, context)
         )
     if isinstance(radicand, Fraction):
-        parts = [_whole_root(part, n) for part in (radicand.numerator, radicand.denominator)]
-        if None not in parts:
-            return Fraction(*parts)
+        numerator, denominator = (_whole_root(k, n) for k in (radicand.numerator, radicand.denominator))
+        if numerator is not None and denominator is not None:
+            return Fraction(numerator, denominator)
     return context.root(_inexact(radicand, context), n)
 
 

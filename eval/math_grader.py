@@ -64,6 +64,7 @@ def grade(
     start = time.monotonic()
     plain = _PLAIN.fullmatch(prediction)
     answer = plain[1] if plain else find_answer(prediction)
+    status: Status
     if answer is None or not answer.strip():
         status, reason = "wrong", "no answer"
     else:
@@ -111,7 +112,8 @@ def _within(gold: str, prediction: str, tolerance: Fraction, deadline: float) ->
             values.append(quantity.value if quantity else value_of(read_expression(text), deadline=deadline))
         except Unreadable:
             return False
-    return None not in values and abs(values[0] - values[1]) <= tolerance
+    gold_value, value = values
+    return gold_value is not None and value is not None and abs(gold_value - value) <= tolerance
 
 
 def _compare(gold: str, prediction: str, deadline: float, depth: int) -> Outcome:
@@ -185,7 +187,7 @@ def _compare_relations(
             if interval or (structure and structure.kind in ("brackets", "union"))
         ]
         if len(sets) == 2:
-            return _compare(*sets, deadline, depth + 1)
+            return _compare(sets[0], sets[1], deadline, depth + 1)
     signs = relations_in(gold), relations_in(prediction)
     if signs[0] and signs[1]:
         return ("correct", "the same relation") if _same_relation(gold, prediction, deadline) else None

@@ -333,13 +333,16 @@ def solution_metrics(labels: Ragged, scores: Ragged, threshold: float = 0.5) -> 
 
 def _flatten(labels: Ragged, scores: Ragged) -> tuple[list[float], list[float], list[int]]:
     """Labels, scores and index of the solution, of every step that has both."""
-    flat: tuple[list[float], list[float], list[int]] = ([], [], [])
+    flat_labels: list[float] = []
+    flat_scores: list[float] = []
+    owners: list[int] = []
     for owner, (label_row, score_row) in enumerate(zip(labels, scores, strict=True)):
         for label, score in zip(label_row, score_row, strict=True):
             if label is not None and score is not None:
-                for column, value in zip(flat, (label, score, owner), strict=True):
-                    column.append(value)
-    return flat
+                flat_labels.append(label)
+                flat_scores.append(score)
+                owners.append(owner)
+    return flat_labels, flat_scores, owners
 
 
 def _sorted_groups(

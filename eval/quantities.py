@@ -37,13 +37,14 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
     name: (dimension, Fraction(scale))
     for dimension, names in {
         "length": {"mm millimeter millimetre": "1/1000", "cm centimeter centimetre": "1/100",
-                   "m meter metre": 1, "km kilometer kilometre": 1000, "in inch inche": "254/10000",
+                   "m meter metre": "1", "km kilometer kilometre": "1000", "in inch inche": "254/10000",
                    "ft foot feet": "3048/10000",
                    "yd yard": "9144/10000", "mi mile": "1609344/1000"},
-        "time": {"s sec second": 1, "min minute": 60, "h hr hour": 3600, "day": 86400, "week": 604800},
-        "mass": {"mg milligram": "1/1000", "g gram": 1, "kg kilogram": 1000},
-        "money": {"cent": "1/100", "dollar": 1},
-        "volume": {"ml milliliter millilitre": "1/1000", "l liter litre": 1},
+        "time": {"s sec second": "1", "min minute": "60", "h hr hour": "3600", "day": "86400",
+                 "week": "604800"},
+        "mass": {"mg milligram": "1/1000", "g gram": "1", "kg kilogram": "1000"},
+        "money": {"cent": "1/100", "dollar": "1"},
+        "volume": {"ml milliliter millilitre": "1/1000", "l liter litre": "1"},
     }.items()
     for words, scale in names.items()
     for name in words.split()

@@ -36,8 +36,8 @@ def as_interval(text: str) -> tuple[str, str] | None:
     The name is "" for the real line, the real line without a point, and a set in braces.
     """
     if match := _BUILDER.fullmatch(text.strip()):  # {x | x > 2}
-        found = as_interval(match[2].strip())
-        return ("", found[1]) if found and found[0].strip() == match[1].strip() else None
+        inner = as_interval(match[2].strip())
+        return ("", inner[1]) if inner and inner[0].strip() == match[1].strip() else None
     if _REALS.fullmatch(text.strip()):
         return "", WHOLE_LINE
     if match := _WITHOUT.fullmatch(text.strip()):

@@ -28,7 +28,7 @@ class _Sample(NamedTuple):
     line: int
     name: str
     """Id of its problem."""
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls
     response: str
     row: Row
 

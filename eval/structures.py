@@ -59,11 +59,11 @@ def read_structure(text: str) -> Structure | None:
     closed = enclosed(text)
     if closed is not None:
         opening, inner, closing = closed
-        items = _split(inner, (",",))
+        inside = _split(inner, (",",))
         if opening == "{":
-            return Structure("set", _expand(items), braces)
-        if len(items) > 1:
-            return Structure("brackets", tuple(items), opening + closing)
+            return Structure("set", _expand(inside), braces)
+        if len(inside) > 1:
+            return Structure("brackets", tuple(inside), opening + closing)
         return None
     groups = _split(text, (";",))
     if len(groups) > 1 and any(len(_split(group, (",",))) > 1 for group in groups):

@@ -45,9 +45,9 @@ def expected_n_at_k(num_samples: int, num_public: int, num_correct: int, n: int,
     """
     assert 1 <= n <= k <= num_samples, (n, k, num_samples)
     assert 0 <= num_correct <= num_public <= num_samples, (num_correct, num_public, num_samples)
-    fails = 0
+    fails = Fraction(0)
     for j in range(min(num_public, k) + 1):  # j of the k pass the public tests
         m = min(n, j)
         draws = math.comb(num_public, j) * math.comb(num_samples - num_public, k - j)
         fails += Fraction(draws * math.comb(num_public - num_correct, m), math.comb(num_public, m))
-    return float(1 - Fraction(fails) / math.comb(num_samples, k))
+    return float(1 - fails / math.comb(num_samples, k))

@@ -9,11 +9,10 @@ import math
 from collections.abc import Sequence
 
 import torch
-from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.schema import StepSolution
-from prm.model import classifier
+from prm.model import PRM, classifier
 from prm.readout import objective_of
 from prm.scorer import LocalScorer
 
@@ -56,7 +55,7 @@ def fit_platt(log_odds: Sequence[float], labels: Sequence[float]) -> tuple[float
     return float(weights[0]), float(weights[1])
 
 
-def fold_in(prm: PreTrainedModel, slope: float, offset: float) -> None:
+def fold_in(prm: PRM, slope: float, offset: float) -> None:
     """Change the head so that its log-odds become slope x + offset. Raises UserError for a PRM without a head
     of one or two outputs: no linear change of three classes does it."""
     kind = objective_of(prm.config)

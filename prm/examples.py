@@ -141,7 +141,7 @@ def encode_pairs(
                 raise UserError(_too_long(pair.id or f"pair {index}", len(pair.prefix), longest - 1, limit))
             num_skipped += 1
             continue
-        encoded.append(EncodedPair(*cut, pair.id))
+        encoded.append(EncodedPair(cut[0], cut[1], pair.id))
     if num_skipped:
         logger.warning("%d of %d pairs exceed %d tokens and are left out", num_skipped, len(pairs), limit)
     if not encoded:

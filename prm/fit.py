@@ -266,7 +266,7 @@ def check_fit(config: FitConfig, num_examples: int, num_processes: int) -> None:
         raise UserError(f"fit.betas {config.betas}: each must be in [0, 1)")
 
 
-def length_limit(model: nn.Module, config: FitConfig) -> int:
+def length_limit(model: Any, config: FitConfig) -> int:
     """Return the most tokens one example may have: the model's context or the forward's budget."""
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(context or config.micro_batch_tokens, config.micro_batch_tokens)

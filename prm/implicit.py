@@ -55,11 +55,11 @@ class ImplicitPRM(nn.Module):
         self.reference.eval()
         return self
 
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]  # overloads
         return self.policy.state_dict(*args, **options)
 
-    def load_state_dict(self, state: Mapping[str, Any], *args: Any, **options: Any) -> Any:
-        return self.policy.load_state_dict(state, *args, **options)
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        return self.policy.load_state_dict(state_dict, *args, **options)
 
     def save_pretrained(self, folder: str | Path) -> None:
         self.policy.save_pretrained(folder)

@@ -99,14 +99,16 @@ def add_adapters(
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("lora.rank needs the peft package: pip install 'stepwell[lora]'") from error
-    inside = {id(module) for module in model.base_model.modules()}
+    base_model = model.base_model
+    assert isinstance(base_model, nn.Module)
+    inside = {id(module) for module in base_model.modules()}
     targets = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) in inside]
     if settings.quantize:
         _quantize(model, targets, frozen)
     inject_adapter_in_model(
         LoraConfig(
             r=settings.rank,
-            lora_alpha=settings.alpha,
+            lora_alpha=settings.alpha,  # type: ignore[arg-type]  # only divides, so a fraction will do
             lora_dropout=settings.dropout,
             target_modules=targets,
         ),
@@ -200,9 +202,10 @@ def _quantize(model: nn.Module, names: list[str], dtype: torch.dtype) -> None:
         raise UserError(
             "lora.quantize needs the bitsandbytes package: pip install 'stepwell[qlora]'"
         ) from error
-    form = {"compress_statistics": True, "quant_type": "nf4"}
+    form: dict[str, Any] = {"compress_statistics": True, "quant_type": "nf4"}
     for name in names:
         whole = model.get_submodule(name)
+        assert isinstance(whole, nn.Linear)
         device = whole.weight.device
         packed = Linear4bit(
             whole.in_features,
@@ -213,12 +216,12 @@ def _quantize(model: nn.Module, names: list[str], dtype: torch.dtype) -> None:
             **form,
         )
         packed.weight = Params4bit(whole.weight.data, requires_grad=False, **form)
-        packed.bias = whole.bias
+        packed.bias = whole.bias  # type: ignore[assignment]  # None as well
         # On CPUs that have a kernel for it, an eval forward would repack the weights in a form for inference.
         packed.support_avx512bf16_for_cpu = False
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, packed.to(device))
-    model.is_loaded_in_4bit = True  # what peft asks for
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # what peft asks for
 
 
 def _adapted_layers(model: nn.Module) -> list[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from safetensors import SafetensorError
@@ -36,6 +36,11 @@ from data.steps import join_steps, step_end_tokens
 from prm.checkpoint import no_progress_bar
 from prm.packing import packed_arguments
 from prm.readout import LABEL_NAMES, NUM_LABELS, objective_of, to_scores
+
+if TYPE_CHECKING:
+    from prm.implicit import ImplicitPRM
+
+PRM: TypeAlias = "PreTrainedModel | ImplicitPRM"
 
 REMOTE_CODE = "STEPWELL_TRUST_REMOTE_CODE"
 PICKLE = "STEPWELL_ALLOW_PICKLE"
@@ -82,7 +87,7 @@ def new_prm(
     if extra_layers:
         _grow(config, extra_layers)
     config.num_labels = NUM_LABELS[objective]
-    config.id2label = dict(LABEL_NAMES[config.num_labels])
+    config.id2label = dict(LABEL_NAMES[NUM_LABELS[objective]])
     config.label2id = {name: index for index, name in config.id2label.items()}
     config.step_joiner, config.prm_format, config.prm_objective = joiner, FORMAT, objective
     try:
@@ -136,7 +141,7 @@ def load_backbone(path: str | Path) -> PreTrainedModel:
     )
 
 
-def load_prm(path: str | Path) -> PreTrainedModel:
+def load_prm(path: str | Path) -> PRM:
     """Return a saved PRM in float32. Raises UserError when it cannot be read or is none of this format."""
     config = load_config(path)
     objective = objective_of(config)
@@ -187,7 +192,7 @@ def load_tokenizer(path: str | Path) -> Any:
     return tokenizer
 
 
-def classifier(model: PreTrainedModel) -> nn.Module:
+def classifier(model: PRM) -> Any:
     """Return the token-classification head of any transformers model."""
     head = getattr(model, "score", None) or getattr(model, "classifier", None)
     if head is None:
@@ -245,7 +250,7 @@ def encode_solution(
     return encode_solutions(tokenizer, [problem], [steps], joiner=joiner, max_length=max_length)[0]
 
 
-def is_causal(model: PreTrainedModel) -> bool:
+def is_causal(model: nn.Module) -> bool:
     """Return whether every attention layer looks back only: right padding then never reaches a real token.
 
     Models without such layers (recurrent ones) count as not causal here and get an attention mask.
@@ -254,7 +259,7 @@ def is_causal(model: PreTrainedModel) -> bool:
     return bool(flags) and all(flags)
 
 
-def context_length(model: PreTrainedModel) -> int | None:
+def context_length(model: PRM) -> int | None:
     """Return the most positions a model knows, None when its config names no limit."""
     return positions_of(model.config)
 
@@ -264,8 +269,8 @@ def positions_of(config: PretrainedConfig) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def pad_right(batch: Sequence[EncodedSolution]) -> tuple[Tensor, Tensor]:
-    """Return input_ids (B, T) i64, padded with 0, and attention_mask (B, T) bool."""
+def pad_right(batch: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    """Return input_ids (B, T) i64, padded with 0, and attention_mask (B, T) bool, of encoded solutions."""
     width = max(len(solution) for solution in batch)
     input_ids = torch.zeros(len(batch), width, dtype=torch.long)
     attention_mask = torch.zeros(len(batch), width, dtype=torch.bool)
@@ -296,8 +301,9 @@ def step_logits(
         options = {"use_cache": False} if is_causal(prm) else {"attention_mask": attention_mask}
     hidden = prm.base_model(input_ids=input_ids, **options)[0]  # (B, T, H)
     picked = hidden[rows, columns]  # (N, H)
-    if isinstance(getattr(prm, "dropout", None), nn.Module):
-        picked = prm.dropout(picked)
+    dropout = getattr(prm, "dropout", None)
+    if isinstance(dropout, nn.Module):
+        picked = dropout(picked)
     head = classifier(prm)
     # Below adapters the backbone may be in bf16, and what learns is in f32.
     return head(picked.to(next(head.parameters()).dtype)).float()
@@ -321,9 +327,10 @@ def step_scores(
     return to_scores(step_logits(prm, input_ids, attention_mask, rows, columns))
 
 
-def check_vocabulary(model: PreTrainedModel, tokenizer: Any) -> None:
+def check_vocabulary(model: PRM, tokenizer: Any) -> None:
     """Raise UserError when the tokenizer makes ids that the model has no embedding for."""
-    check_rows(model.get_input_embeddings().weight.shape[0], tokenizer)
+    embeddings: Any = model.get_input_embeddings()
+    check_rows(embeddings.weight.shape[0], tokenizer)
 
 
 def check_rows(rows: int, tokenizer: Any) -> None:

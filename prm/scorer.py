@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from prm.batching import cut_by_tokens
 from prm.model import (
+    PRM,
     EncodedSolution,
     check_vocabulary,
     context_length,
@@ -35,7 +35,7 @@ class LocalScorer:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PRM,
         tokenizer: Any,
         *,
         joiner: str | None = None,
@@ -44,7 +44,7 @@ class LocalScorer:
         device: torch.device | str | None = None,
     ) -> None:
         check_vocabulary(model, tokenizer)
-        self.model = model if device is None else model.to(device)
+        self.model = model if device is None else model.to(device)  # type: ignore[arg-type]  # wrapped: loses self
         self.tokenizer = tokenizer
         self.joiner = joiner if joiner is not None else getattr(model.config, "step_joiner", "\n")
         on_cpu = model.device.type == "cpu"

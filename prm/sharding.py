@@ -12,6 +12,7 @@ torch's own form wherever the model is cut up, so a run resumes under another nu
 """
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
@@ -84,6 +85,11 @@ def prepare(
 class Trained:
     """One process or DDP."""
 
+    wrapped: Any
+    """What is called for a forward: DDP, torch's FSDPModule and DeepSpeed's engine share no type."""
+    optimizer: Any
+    """Its optimiser as the engine left it; None for a model that is only read."""
+
     def __init__(
         self,
         module: nn.Module,
@@ -116,7 +122,9 @@ class Trained:
     @property
     def model(self) -> nn.Module:
         """The transformers model inside the bare module."""
-        return self.module.model
+        model = self.module.model
+        assert isinstance(model, nn.Module)
+        return model
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.wrapped(*args, **options)
@@ -174,7 +182,7 @@ class Trained:
         return parameter.detach()
 
 
-class Cut(Trained):
+class Cut(Trained, ABC):
     """An engine that spreads a model or its optimiser over the processes; all of them call together."""
 
     def _weights(self, owner: Stateful) -> Stateful:
@@ -188,15 +196,17 @@ class Cut(Trained):
         """The parameter, whole, in the precision it is trained in."""
         return self._whole(parameter)
 
+    @abstractmethod
     def _set(self, parameter: nn.Parameter, value: Tensor) -> None:
-        raise NotImplementedError
+        """Give a parameter a new value, whole, in the precision it is trained in."""
 
+    @abstractmethod
     def _state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """The optimiser's state of a parameter, whole; empty before the first update."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _set_state(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        raise NotImplementedError
+        """Give the optimiser back what `_state` told, by the parameters' names."""
 
 
 class _Weights:
@@ -249,7 +259,7 @@ class _Moments:
 
 
 class _FSDP2(Cut):
-    """torch's fully_shard: every layer's weights are cut over all processes."""
+    """torch's fully_shard: every layer's weights are cut over all processes, and its parameters DTensors."""
 
     def _place(self, module: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         _shard(module, self.accelerator)
@@ -266,11 +276,11 @@ class _FSDP2(Cut):
         loss.backward()
 
     def clip(self) -> float:
-        norm = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.max_grad_norm)
+        norm: Any = nn.utils.clip_grad_norm_(list(self.parameters.values()), self.max_grad_norm)  # a DTensor
         self._norm = float(norm.full_tensor())
         return self._norm
 
-    def _whole(self, parameter: nn.Parameter) -> Tensor:
+    def _whole(self, parameter: Any) -> Tensor:
         return parameter.detach().full_tensor()
 
     @contextmanager
@@ -279,7 +289,7 @@ class _FSDP2(Cut):
         yield
         self.wrapped.reshard()
 
-    def _local(self, parameter: nn.Parameter) -> Tensor:
+    def _local(self, parameter: Any) -> Tensor:
         return parameter.to_local()
 
     def follow(self, leader: Trained, eta: float) -> None:
@@ -291,7 +301,7 @@ class _FSDP2(Cut):
         with torch.no_grad():
             parameter.copy_(self._cut(parameter, value))
 
-    def _cut(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
+    def _cut(self, parameter: Any, value: Tensor) -> Tensor:
         from torch.distributed.tensor import distribute_tensor
 
         device = parameter.to_local().device

@@ -69,9 +69,8 @@ class VllmScorer:
         check_rows(config.get_text_config().vocab_size, tokenizer)
         limits = [max_length, spec.max_length if spec else None, positions_of(config)]
         limit = min((each for each in limits if each is not None), default=None)
-        is_own = spec is None or spec.name == STEPWELL
         engine = _start(path, dtype=dtype, max_length=limit, memory=memory, in_process=in_process)
-        if is_own:
+        if spec is None or spec.name == STEPWELL:
             joiner = getattr(config, "step_joiner", "\n")
 
             def encode(problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> Sequence[Any]:

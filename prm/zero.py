@@ -30,7 +30,7 @@ class _SkippingAdamW(torch.optim.AdamW):
     skip = False
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # DeepSpeed gives no closure
         if not self.skip:
             super().step(closure)
 
@@ -70,7 +70,7 @@ class DeepSpeed(Cut):
         # ZeRO-3 keeps small parameters whole between forwards, and would not see what became of their parts.
         for parameter in self.parameters.values():
             if hasattr(parameter, "ds_id"):
-                parameter.partition()
+                parameter.partition()  # type: ignore[attr-defined]  # DeepSpeed gives it
 
     def _whole(self, parameter: nn.Parameter) -> Tensor:
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
@@ -94,7 +94,7 @@ class DeepSpeed(Cut):
         elif parameter.requires_grad:
             safe_set_full_fp32_param(parameter, value.float())
 
-    def _part(self, parameter: nn.Parameter, value: Tensor) -> Tensor:
+    def _part(self, parameter: Any, value: Tensor) -> Tensor:
         """What ZeRO-3 keeps of a whole tensor here: the last parts are filled up with zeros.
 
         DeepSpeed's calls for whole tensors forget to, and fail where a parameter does not divide evenly.

@@ -141,7 +141,7 @@ def _grpo(config: PPOConfig, rollout: Rollout, scores: Scores) -> Tensor:
     steps, outcomes = step_and_outcome_rewards(
         rollout, scores, reward, max_new_tokens=config.rollout.max_new_tokens
     )
-    options = {
+    options: dict[str, Any] = {
         "group_size": config.rollout.samples_per_problem,
         "divide_by_std": config.group.divide_by_std,
     }
@@ -224,7 +224,8 @@ def forward_rollout(learner: Learner, rollout: Rollout) -> Forward:
     """
     config, device = learner.config, learner.accelerator.device
     shape = rollout.input_ids.shape
-    said = Forward(*(torch.zeros(shape) for _ in range(4)), final_values=torch.zeros(shape[0]))
+    a, b, c, d = (torch.zeros(shape) for _ in range(4))
+    said = Forward(a, b, c, d, final_values=torch.zeros(shape[0]))
     is_sampled = config.rollout.old_logprobs == "sampled"
     place = {"rank": learner.accelerator.process_index, "world": learner.world}
     groups = list(shares(rollout.lengths, config.update.micro_batch_tokens, **place))

@@ -123,7 +123,8 @@ def run_eval(args: list[str]) -> None:
     from eval.prm_benchmarks import PRM_BENCHMARKS as STEP_BENCHMARKS
 
     if "--list" in args:
-        for name, benchmark in {**BENCHMARKS, **STEP_BENCHMARKS}.items():
+        listed: dict[str, Any] = {**BENCHMARKS, **STEP_BENCHMARKS}
+        for name, benchmark in listed.items():
             Console().print(f"  {name:<16} {benchmark.description}", soft_wrap=True)
         return
     words = {word.partition("=")[0] for word in args}

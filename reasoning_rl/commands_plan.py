@@ -24,7 +24,7 @@ def plan_text(config: PlanConfig) -> str:
     run = _run(config)
     gpu = config.gpu_gb * 1e9
     chosen = choose(model, run, gpu)
-    rows = [("GB a GPU", *_HEAD)]
+    rows: list[tuple[str, ...]] = [("GB a GPU", *_HEAD)]
     for way in choices(run):
         found = plan(model, way)
         name = f"{way.engine} offload {way.offload}" if way.offload != "none" else way.engine

@@ -80,7 +80,8 @@ def run_duel_command(args: list[str]) -> None:
         raise UserError("which policies? stepwell duel MODEL MODEL; the verdicts are the first one's")
     with Live("duel", 1) as live:
         device = make_accelerator().device
-        result = run_duel(*parsed.positional, config, device=device, on_progress=live.follow)
+        first, second = parsed.positional
+        result = run_duel(first, second, config, device=device, on_progress=live.follow)
     rows = [("first against second", f"{result['judged']} judged, {result['unjudged']} not")]
     for name in ("win", "tie", "lose", "win_rate"):
         found = result[name]

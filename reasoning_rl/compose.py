@@ -45,6 +45,7 @@ from reasoning_rl.reward_model import ResponseRewardModel
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rollout.make import make_generator
 from reasoning_rl.rollout.pool import EngineChoice, open_generator
+from reasoning_rl.rounds import RoundsConfig
 from reasoning_rl.sft import encode_pairs
 from reasoning_rl.shares import refuse_what_needs_one_process
 
@@ -81,7 +82,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = None if config.lora.rank else load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
-    reward_model = None
+    reward_model: ResponseScorer | None = None
     if config.reward_model is not None:
         reward_model = ResponseRewardModel.load(config.reward_model, device=accelerator.device)
     engine = config.rollout.engine
@@ -90,11 +91,10 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     critic = _critic(config, policy, tokenizer, scorer)
     for one in (scorer, reward_model):
         if isinstance(one, LocalScorer | ResponseRewardModel):  # published ones are loaded so
-            one.model.to(compute_dtype(accelerator))
+            one.model.to(compute_dtype(accelerator))  # type: ignore[arg-type]  # wrapped: loses self
     if config.offload == "frozen":  # before policy and critic take their place
-        scorer, reward_model = (
-            one and VisitingScorer(one, accelerator.device) for one in (scorer, reward_model)
-        )
+        scorer = scorer and VisitingScorer(scorer, accelerator.device)
+        reward_model = reward_model and VisitingScorer(reward_model, accelerator.device)
     learner = Learner(
         config,
         accelerator,
@@ -192,10 +192,12 @@ def _same_tokens(init: str, own: Any, tokenizer: Any) -> None:
         )
 
 
-def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Problem], list[Problem]]:
+def _problems(
+    config: PPOConfig | RoundsConfig, name: str, source: str | None
+) -> tuple[list[Problem], list[Problem]]:
     """Return (training problems, held-out problems). Without a split of its own for validation, the last
     `num_validation` training problems are held out; a benchmark's test split is never touched."""
-    options = {"source": source, "difficulty": config.difficulty}
+    options: dict[str, Any] = {"source": source, "difficulty": config.difficulty}
     if get_benchmark(name).validation_split:
         train = read_benchmark(name, split="train", limit=config.num_problems, seed=config.seed, **options)
         if not config.num_validation:
@@ -209,7 +211,7 @@ def _problems(config: PPOConfig, name: str, source: str | None) -> tuple[list[Pr
 
 
 def _validation(
-    config: PPOConfig,
+    config: PPOConfig | RoundsConfig,
     problems: list[Problem],
     grader: Grader,
     tokenizer: Any,

@@ -34,7 +34,7 @@ class ArithmeticOracle:
     def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
         out: list[list[float | None]] = []
         for text, steps in zip(problems, solutions, strict=True):
-            right, row = True, []
+            right, row = True, list[float | None]()
             for verdict in judge_steps(self.problems[text], steps):
                 right = right and verdict == "right"
                 row.append(float(right))

@@ -111,7 +111,10 @@ def score_rollout(
             for k, value in enumerate(values):
                 if value is not None:
                     step_scores[row, k], scored[row, k] = value, True
-    outcomes, judged = verdicts() if verdicts else graded or ()
+    if verdicts:
+        graded = verdicts()
+    assert graded
+    outcomes, judged = graded
     return Scores(
         step_scores=step_scores, scored=scored & rollout.step_mask, outcomes=outcomes, judged=judged
     )

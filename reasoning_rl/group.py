@@ -116,8 +116,9 @@ def reinforce_pp(
         mean = _groups(whole_returns(returns, action_mask), group_size).mean(1)
         returns = returns - mean.repeat_interleave(group_size)[:, None]
     else:
-        options = {"group_size": group_size, "baseline": baseline, "gamma": gamma, "process": process}
-        returns = rloo(rewards, action_mask, **options)
+        returns = rloo(
+            rewards, action_mask, group_size=group_size, baseline=baseline, gamma=gamma, process=process
+        )
     if step_advantages is not None:
         returns = returns + step_advantages
     return whiten(returns, action_mask, reduce=reduce)

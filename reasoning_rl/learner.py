@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from prm.activations import checkpoint_layers
 from prm.compiled import compile_layers
 from prm.lora import LoraSettings, TrainableState, add_adapters
-from prm.sharding import compute_dtype, cuts_parameters, prepare, require_whole_weights
+from prm.sharding import Trained, compute_dtype, cuts_parameters, prepare, require_whole_weights
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.models import Actor, AdaptersOff, Critic, disable_dropout
 from reasoning_rl.moments import AdaptiveKL, FixedKL, RunningMoments, ValueNormalizer
@@ -86,11 +86,12 @@ class Learner:
             if config.offload == "frozen":
                 require_whole_weights(accelerator, "frozen models that are offloaded")
             place = HOST if config.offload == "frozen" else device
-            frozen = Actor(reference.to(place)).eval().requires_grad_(False)
+            frozen = Actor(reference.to(place)).eval().requires_grad_(False)  # type: ignore[arg-type]  # wrapped
             if config.reference_ema == 0:  # an average moves by less than bf16 can tell
                 frozen.to(compute_dtype(accelerator))
             self.reference = prepare(frozen, None, owner=frozen, accelerator=accelerator)
-        self.critic_model, self.critic = critic, None
+        self.critic_model = critic
+        self.critic: Trained | None = None
         if critic is not None:
             self._critic_adapters = self._adapt(critic, config.critic.lora)
             self.critic_model = critic.to(device)

@@ -39,7 +39,7 @@ def kl_loss(
     ref_logprobs: Tensor,
     mask: Tensor,
     *,
-    estimator: Literal["k2", "k3"],
+    estimator: Literal["k1", "k2", "k3"],
     weights: Tensor,
     divisor: float | Tensor,
 ) -> Tensor:

@@ -18,7 +18,7 @@ from transformers import (
 
 from data.errors import UserError
 from prm.lora import adapters_off
-from prm.model import classifier, load_config, load_or_refuse
+from prm.model import PRM, classifier, load_config, load_or_refuse
 from prm.next_token import read_next_tokens
 from prm.readout import linear_value, objective_of
 from reasoning_rl.functional import entropy, token_logprobs
@@ -97,7 +97,7 @@ def disable_dropout(model: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+            module.attention_dropout = 0.0  # type: ignore[assignment]  # a plain number
 
 
 def decoder(model: PreTrainedModel) -> nn.Module:
@@ -118,7 +118,7 @@ def critic_from_policy(policy: PreTrainedModel) -> PreTrainedModel:
     return critic.float()
 
 
-def critic_from_prm(prm: PreTrainedModel) -> PreTrainedModel:
+def critic_from_prm(prm: PRM) -> PreTrainedModel:
     """Return a one-output token classifier that starts from a PRM's judgement.
 
     The value head is the first-order expansion of the PRM's score (for two classes a quarter of the
@@ -127,6 +127,7 @@ def critic_from_prm(prm: PreTrainedModel) -> PreTrainedModel:
     """
     if objective_of(prm.config) == "implicit":
         raise UserError("an implicit PRM has no head to start a critic from; set critic.init: policy")
+    assert isinstance(prm, PreTrainedModel)
     critic = critic_from_policy(prm)
     target = _head(critic)
     weight, bias = linear_value(_head(prm))

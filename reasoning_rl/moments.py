@@ -155,7 +155,9 @@ class AdaptiveKL:
     error of 1, were it not clipped, would double the coefficient. clip: bound on the relative error.
     """
 
-    def __init__(self, coef: float, *, target: float = 6.0, horizon: int = 10_000, clip: float = 0.2) -> None:
+    def __init__(
+        self, coef: float, *, target: float = 6.0, horizon: float = 10_000, clip: float = 0.2
+    ) -> None:
         assert coef > 0, "a coefficient of 0 can never move"
         assert target > 0, target
         assert horizon > 0, horizon

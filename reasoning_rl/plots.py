@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from data.pictures import COLOURS, drawing
 
@@ -34,7 +35,7 @@ def learning_curves(
 
 
 def _line(
-    axis: object,
+    axis: Any,
     rows: Sequence[Mapping[str, float]],
     name: str,
     colour: str,

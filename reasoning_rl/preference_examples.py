@@ -147,7 +147,7 @@ def read_pairs(
     config: PairsConfig, tokenizer: Any, *, seed: int
 ) -> tuple[list[Preference], list[Preference]]:
     """Return (pairs to learn from, held-out pairs) as the settings ask for them."""
-    options = {"prefer": config.prefer, "render": chat_renderer(tokenizer)}
+    options: dict[str, Any] = {"prefer": config.prefer, "render": chat_renderer(tokenizer)}
     pairs = read_preferences(config.data, split=config.split, **options)
     if config.eval_data:
         return pairs, read_preferences(config.eval_data, split=config.eval_split, **options)

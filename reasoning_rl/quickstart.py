@@ -288,8 +288,8 @@ def _prm(run: Quickstart) -> dict[str, Any]:
     scores = scorer.score([s.problem for s in held_out[half:]], [s.steps for s in held_out[half:]])
     metrics = solution_metrics([s.labels for s in held_out[half:]], scores, 0.5)
     texts = [s.problem + "\n" + "\n".join(s.steps) for s in solutions]
-    metrics = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-    return {"metrics": metrics, "tokens": sum(map(len, tokenizer(texts)["input_ids"]))}
+    plain = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+    return {"metrics": plain, "tokens": sum(map(len, tokenizer(texts)["input_ids"]))}
 
 
 def ppo_config(config: QuickstartConfig) -> PPOConfig:
@@ -354,7 +354,7 @@ def _evaluate(run: Quickstart, when: str) -> dict[str, Any]:
 
 def _generator(model: Path, seed: int) -> HFGenerator:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return HFGenerator(load_backbone(model).to(device), load_tokenizer(model), seed=seed)
+    return HFGenerator(load_backbone(model).to(device), load_tokenizer(model), seed=seed)  # type: ignore[arg-type]
 
 
 def _fit_live(run: Quickstart, name: str, train: Callable[[RunLog], None]) -> None:

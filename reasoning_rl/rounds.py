@@ -149,7 +149,7 @@ def run_rounds(
                 write_groups(path, groups)
                 if hasattr(generator, "sleep"):
                     generator.sleep()
-                generator = None  # the policy that it samples from need not stay in memory
+                del generator  # the policy that it samples from need not stay in memory
             accelerator.wait_for_everyone()
             groups = read_groups(path)
             model = load_backbone(start(round_, current))

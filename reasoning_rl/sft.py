@@ -167,7 +167,9 @@ def train_sft(
         model = load_backbone(config.model)
     else:
         torch.manual_seed(config.fit.seed)
-        model = AutoModelForCausalLM.from_config(load_config(config.model_config_file), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            load_config(config.model_config_file or ""), dtype=torch.float32
+        )
     check_vocabulary(model, tokenizer)
     torch.manual_seed(config.fit.seed)
     frozen = compute_dtype(accelerator)

@@ -89,11 +89,11 @@ def _update_minibatch(
     """One optimiser update of each model. Returns sums over processes, to be divided by their counts."""
     config = learner.config
     device = learner.accelerator.device
-    weights, divisor = token_weights(
+    weights, total = token_weights(
         minibatch.loss_mask, config.update.loss_aggregation, max_tokens=config.rollout.max_new_tokens
     )
     # Every process holds the whole minibatch, so these are the numbers of all.
-    num_tokens, divisor = max(1.0, float(minibatch.loss_mask.sum())), max(1.0, float(divisor))
+    num_tokens, divisor = max(1.0, float(minibatch.loss_mask.sum())), max(1.0, float(total))
     place = {"rank": learner.accelerator.process_index, "world": learner.world}
     groups = list(shares(minibatch.lengths, config.update.micro_batch_tokens, **place))
     sums: dict[str, Tensor] = {}
@@ -174,6 +174,7 @@ def _policy_loss(
 
 
 def _value_loss(learner: "Learner", micro: Experience, num_tokens: float, sums: dict[str, Tensor]) -> Tensor:
+    assert learner.critic is not None and micro.old_values is not None and micro.returns is not None
     values, _ = learner.critic(micro.input_ids, micro.action_mask, micro.lengths)
     loss, stats = value_loss(
         values,
@@ -196,11 +197,11 @@ def _step(
         models["critic"] = learner.critic
     if train_policy:
         models["policy"] = learner.actor
-    norms = [model.clip() for model in models.values()]
+    clipped = [model.clip() for model in models.values()]
     names = sorted(sums)
     stacked = torch.stack([sums[name].double().cpu() for name in names])
     stats = dict(zip(names, learner.reduce(stacked).tolist(), strict=True))
-    finite = all(math.isfinite(v) for v in (*norms, *stats.values()))
+    finite = all(math.isfinite(v) for v in (*clipped, *stats.values()))
     left = train_policy and _left_trust_region(learner, stats, num_tokens)
     norms = {
         f"{name}/grad_norm": model.step(apply=finite and not (name == "policy" and left))

@@ -39,7 +39,7 @@ def read_math_aps_tree(row: Row, reading: Reading) -> Iterator[StepSolution]:
     """OpenR's trees: nodes {text, mc_value, children}; one record a node, labelled at its end only."""
     question = field(row, "question", str)
     number = 0
-    stack = [(field(row, "reasoning_steps", dict), "reasoning_steps", [])]
+    stack: list[tuple[Any, str, list[str]]] = [(field(row, "reasoning_steps", dict), "reasoning_steps", [])]
     while stack:
         node, place, before = stack.pop()
         if not isinstance(node, dict) or not isinstance(text := node.get("text"), str):

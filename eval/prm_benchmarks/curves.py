@@ -69,11 +69,11 @@ def threshold_sweep(
     points = set(np.quantile(known, np.linspace(0, 1, num_points)).tolist())
     if known.min() >= 0 and known.max() <= 1:
         points |= {0.5}
-    rated = [k for k, first in enumerate(first_errors) if first is not None]
+    rated = [(first, row) for first, row in zip(first_errors, scores, strict=True) if first is not None]
     sweep = []
     for threshold in sorted(points):
         wrong, right = first_error_accuracies(
-            [first_errors[k] for k in rated], [scores[k] for k in rated], threshold
+            [first for first, _ in rated], [row for _, row in rated], threshold
         )
         counts = total_counts(count_steps(a, b, threshold) for a, b in zip(labels, scores, strict=True))
         sweep.append(ThresholdPoint(threshold, harmonic_mean(wrong, right), wrong, right, counts.macro_f1))

@@ -66,7 +66,7 @@ def load_items(
     for file in files:
         row = next(iter(read_rows(file)), None)
         found = None if row is None else _format_or_none(row)
-        if found in formats:
+        if found is not None and found in formats:
             every = [Item(_subset(one, file), one) for one in read_steps(file, found, neutral="half")]
             controls += [item for item in every if item.subset == CONTROL]
             rows = [item for item in every if item.subset != CONTROL]

@@ -107,7 +107,9 @@ def make_panels(items: Sequence[Item], threshold: float) -> Panels:
             best[how], num_pools = best_of_n_curve(pools, ns), len(pools)
     return Panels(
         steps=steps,
-        reliability=reliability_bins(*zip(*pairs, strict=True)) if pairs and are_probabilities else [],
+        reliability=reliability_bins([y for y, _ in pairs], [s for _, s in pairs])
+        if pairs and are_probabilities
+        else [],
         sweep=threshold_sweep(labels, first_errors, scores),
         localisation=dict(localisation(first_errors, scores, threshold)),
         best_of_n=best,

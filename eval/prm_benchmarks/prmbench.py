@@ -5,6 +5,7 @@ only. Rules follow the authors' evaluation code (ssmisya/PRMBench, mr_eval/tasks
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from eval.prm_benchmarks.counts import StepCounts, count_steps, total_counts
 from eval.prm_benchmarks.items import CONTROL, Item
@@ -96,7 +97,7 @@ def _verdicts(item: Item, threshold: float) -> list[float | None]:
     return [None if score is None else float(score >= threshold) for score in item.scores]
 
 
-def _numbers(group: Sequence[Item], controls: dict[str, float], threshold: float) -> dict:
+def _numbers(group: Sequence[Item], controls: dict[str, float], threshold: float) -> dict[str, Any]:
     verdicts = [_verdicts(item, threshold) for item in group]
     counts = total_counts(
         count_steps(item.solution.labels, row, 0.5) for item, row in zip(group, verdicts, strict=True)
@@ -123,7 +124,7 @@ def _right_rate(verdicts: Sequence[float | None]) -> float | None:
     return mean(known) if known else None
 
 
-def _row(name: str, short: str, numbers: dict) -> tuple:
+def _row(name: str, short: str, numbers: dict[str, Any]) -> tuple[Any, ...]:
     counts: StepCounts = numbers["counts"]
     return (
         name, short, numbers["num_solutions"], numbers["prm_score"], counts.f1, counts.negative_f1,
@@ -132,7 +133,7 @@ def _row(name: str, short: str, numbers: dict) -> tuple:
     )  # fmt: skip
 
 
-def _plain(numbers: dict) -> dict:
+def _plain(numbers: dict[str, Any]) -> dict[str, Any]:
     counts: StepCounts = numbers["counts"]
     return {key: value for key, value in numbers.items() if key != "counts"} | {
         "f1": counts.f1,

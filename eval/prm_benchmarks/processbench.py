@@ -5,7 +5,8 @@ an error counts only the exact step; F1 is the harmonic mean of the accuracies o
 an error; the benchmark's number is the plain mean of the four subsets' F1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eval.metrics import NAN, best_threshold, first_error_accuracies, harmonic_mean
 from eval.prm_benchmarks.items import Item
@@ -29,7 +30,8 @@ def measure_processbench(items: Sequence[Item], threshold: float | str) -> Bench
     """
     subsets = {name: [item for item in items if item.subset == name] for name in _ordered(items)}
     chosen = best_threshold(*_columns(subsets[CHOSEN_ON]))[0] if threshold == "gsm8k" else threshold
-    rows, metrics = [], {}
+    rows: list[tuple[Any, ...]] = []
+    metrics: dict[str, dict[str, float]] = {}
     for name, group in subsets.items():
         first_errors, scores = _columns(group)
         used = best_threshold(first_errors, scores)[0] if chosen == "best" else float(chosen)
@@ -58,7 +60,9 @@ def measure_processbench(items: Sequence[Item], threshold: float | str) -> Bench
 
 
 def _columns(group: Sequence[Item]) -> tuple[list[int], list[Sequence[float | None]]]:
-    return [item.solution.first_error for item in group], [item.scores for item in group]
+    first_errors = [item.solution.first_error for item in group if item.solution.first_error is not None]
+    assert len(first_errors) == len(group), "the reader gives every solution its first error"
+    return first_errors, [item.scores for item in group]
 
 
 def _ordered(items: Sequence[Item]) -> list[str]:
@@ -69,7 +73,7 @@ def _ordered(items: Sequence[Item]) -> list[str]:
     ]
 
 
-def _notes(metrics: dict, chosen: float | str, threshold: float | str) -> list[str]:
+def _notes(metrics: Mapping[str, Any], chosen: float | str, threshold: float | str) -> list[str]:
     notes = []
     absent = [name for name in PUBLISHED_COUNTS if name not in metrics]
     if absent:

@@ -6,9 +6,10 @@ redundant with P(neutral). A model with one number a step is taken at that numbe
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from eval.metrics import NAN, auc, first_error
-from eval.prm_benchmarks.counts import count_steps, total_counts
+from eval.metrics import NAN, Ragged, auc, first_error
+from eval.prm_benchmarks.counts import StepCounts, count_steps, total_counts
 from eval.prm_benchmarks.items import Item, Scores
 from eval.prm_benchmarks.result import BenchmarkResult, Table, mean
 
@@ -20,7 +21,8 @@ PUBLISHED_COUNTS = {"reasoneval_invalid": 159, "reasoneval_redundant": 300, "rea
 def measure_reasoneval(items: Sequence[Item], threshold: float) -> BenchmarkResult:
     """Return the numbers of the files at hand; the headline is the solution AUC of invalid errors."""
     by_file = {name: [item for item in items if item.subset == name] for name in PUBLISHED_COUNTS}
-    rows, metrics = [], {}
+    rows: list[tuple[Any, ...]] = []
+    metrics: dict[str, Any] = {}
     for name, group in by_file.items():
         if not group or name == "reasoneval_perturbation":
             continue
@@ -114,7 +116,7 @@ def _both_levels(
     }
 
 
-def map_counts(truths: Sequence, scores: Sequence, threshold: float) -> list:
+def map_counts(truths: Ragged, scores: Ragged, threshold: float) -> list[StepCounts]:
     """Return the counts of each solution's steps."""
     return [count_steps(truth, row, threshold) for truth, row in zip(truths, scores, strict=True)]
 

@@ -1,7 +1,7 @@
 """The table of step-score benchmarks: a new one is its formats, its threshold and a function to measure."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from data.errors import UserError, did_you_mean
 from eval.prm_benchmarks.items import Item
@@ -16,7 +16,8 @@ from eval.prm_benchmarks.result import BenchmarkResult
 class PRMBenchmark(NamedTuple):
     formats: tuple[str, ...]
     """Names of `data.step_readers.FORMATS` its files may have."""
-    measure: Callable[[Sequence[Item], float], BenchmarkResult]
+    measure: Callable[[Sequence[Item], Any], BenchmarkResult]
+    """Takes what `check_threshold` lets through: a number, of ProcessBench a word as well."""
     description: str
 
 

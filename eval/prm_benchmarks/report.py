@@ -6,6 +6,7 @@ write_report("outputs/eval/processbench", result, make_panels(items, 0.5), items
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data import pages
 from data.files import write_atomically
@@ -23,7 +24,12 @@ _STYLE = """
 
 
 def write_report(
-    folder: str | Path, result: BenchmarkResult, panels: Panels, items: Sequence[Item], *, settings: dict
+    folder: str | Path,
+    result: BenchmarkResult,
+    panels: Panels,
+    items: Sequence[Item],
+    *,
+    settings: dict[str, Any],
 ) -> Path:
     """Write result.json, report.html and the PNGs to the folder; return the path of the page.
 

@@ -115,7 +115,7 @@ def _read_evaluation(folder: Path, path: Path) -> Evaluation:
 def _find_problems(settings: Mapping[str, Any], ids: Sequence[str]) -> dict[str, Problem] | None:
     """Read the problems again as the evaluation did; only the very same ones are taken."""
     name = settings.get("benchmark")
-    given = {key: settings.get(key) for key in ("source", "split", "limit")}
+    given: dict[str, Any] = {key: settings.get(key) for key in ("source", "split", "limit")}
     given |= {"difficulty": settings.get("difficulty", "standard"), "seed": settings.get("seed", 0)}
     found = _ARITHMETIC_ID.fullmatch(ids[0]) if ids else None
     if name is None and found:

@@ -71,5 +71,5 @@ def _recorded(row: Row) -> Sequence[float | None]:
 
 def _make(name: str, problem: str, row: Row, splitter: Splitter, scores: Sequence[float | None]) -> Worst:
     steps = step_texts(row["response"], splitter)
-    kept = list(scores) if len(scores) == len(steps) else [None] * len(steps)
+    kept: list[float | None] = list(scores) if len(scores) == len(steps) else [None] * len(steps)
     return Worst(name, problem, steps, kept, aggregate(kept, "min"), row["verdict"] == "correct")

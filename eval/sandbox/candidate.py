@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 import types
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from eval.sandbox import wire
 
@@ -215,13 +215,14 @@ def _end_script(module: types.ModuleType) -> None:
 def _flush() -> None:
     for stream in (sys.stdout, sys.__stdout__):
         with contextlib.suppress(Exception):
-            stream.flush()
+            stream.flush()  # type: ignore[union-attr]  # None where the program closed it: suppressed
 
 
-def _text_file(descriptor: int, mode: str, name: str) -> io.TextIOWrapper:
-    options = {"encoding": "utf-8", "errors": "surrogateescape", "closefd": False}
-    stream = open(descriptor, mode, 1 << 16, **options)  # noqa: SIM115 - open as long as the process
-    stream.buffer.raw.name = name
+def _text_file(descriptor: int, mode: Literal["r", "w"], name: str) -> io.TextIOWrapper:
+    stream = open(  # noqa: SIM115 - open as long as the process
+        descriptor, mode, 1 << 16, encoding="utf-8", errors="surrogateescape", closefd=False
+    )
+    stream.buffer.raw.name = name  # type: ignore[attr-defined]  # a FileIO, whose name may be set
     return stream
 
 

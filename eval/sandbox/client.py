@@ -263,7 +263,7 @@ class Sandbox:
     def _start_pair(self, level: Level) -> dict[str, Any]:
         """Start both processes; return the zygote's report."""
         folders = {sysconfig.get_paths()[name] for name in ("purelib", "platlib")}
-        config = {
+        config: dict[str, Any] = {
             "level": level,
             "folders": sorted({sys.base_prefix, sys.base_exec_prefix, *folders}),
             "path": sorted(folders),

@@ -37,7 +37,7 @@ def same_value(got: Any, expected: Any, *, tolerance: float = 0.0, sequences: Se
         expected = list(expected)
     if type(got) is not type(expected):
         return False
-    inner = {"tolerance": tolerance, "sequences": sequences}
+    inner: dict[str, Any] = {"tolerance": tolerance, "sequences": sequences}
     if type(got) in (list, tuple):
         return len(got) == len(expected) and all(
             same_value(a, b, **inner) for a, b in zip(got, expected, strict=True)

@@ -56,7 +56,7 @@ def part_before(program: str, entry_point: str) -> tuple[str, set[str]]:
         body = ast.parse(program).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return "", set()
-    functions = set()
+    functions: set[str] = set()
     for node in body:
         if isinstance(node, ast.FunctionDef):
             if node.name == entry_point:

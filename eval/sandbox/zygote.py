@@ -218,7 +218,7 @@ class Server:
             try:
                 self._become_program(request, descriptors)
             except BaseException as error:  # noqa: BLE001 - nobody else would ever hear of it
-                if "STEPWELL_SANDBOX_DEBUG" in os.environ:
+                if "STEPWELL_SANDBOX_DEBUG" in os.environ and sys.__stderr__:
                     sys.__stderr__.write(f"{type(error).__name__}: {error}\n")
                     sys.__stderr__.flush()
             finally:

@@ -179,8 +179,11 @@ def _encode_joint(tokenizer: Any, spec: PRMFormat, rows: Sequence[list[_Piece]])
         )
         (start,) = step_end_tokens([(0, len(pieces[0].text))], ends)
         start = 0 if start is None else start + 1
-        reads = {step: place for (step, _, _), place in zip(spans, places, strict=True) if place is not None}
-        reads.pop(None, None)
+        reads = {
+            step: place
+            for (step, _, _), place in zip(spans, places, strict=True)
+            if step is not None and place is not None
+        }
         if spec.separator_removed:
             ids, reads, start = _without(ids, marks, reads, start)
             marks = []

@@ -48,7 +48,9 @@ class CriticScorer:
         prompts = [self._prompt(problems[i], solutions[i], k) for i, k in places]
         scores: list[list[float | None]] = [[None] * len(steps) for steps in solutions]
         for (i, k), texts in zip(places, self._critiques(prompts), strict=True):
-            readings = [None if (v := read_yes_no(text)) is None else [v] for text in texts]
+            readings: list[list[float | None] | None] = [
+                None if (v := read_yes_no(text)) is None else [v] for text in texts
+            ]
             self._count_unread(readings)
             scores[i][k] = average(readings, 1)[0]
         return scores

@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from data.errors import UserError
 from prm.formats.spec import PRMFormat
@@ -24,7 +30,7 @@ from prm.model import classifier, load_or_refuse, trust
 class Parts:
     """A decoder and its head."""
 
-    decoder: nn.Module
+    decoder: PreTrainedModel
     """input_ids (B, T) -> hidden states (B, T, H)."""
     head: nn.Module
     """Hidden states (N, H) f32 -> logits (N, C) f32."""
@@ -34,6 +40,9 @@ class Parts:
 
 class Rows(nn.Module):
     """Rows of an LM head (or mixtures of them) as a head of their own; scaling and soft-capping kept."""
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, config: Any) -> None:
         super().__init__()
@@ -50,6 +59,8 @@ class Rows(nn.Module):
 
 class Ensemble(nn.Module):
     """E three-layer heads side by side, one logit each: (N, H) -> (N, E)."""
+
+    weight0: Tensor
 
     def __init__(self, layers: list[tuple[Tensor, Tensor]]) -> None:
         super().__init__()
@@ -201,7 +212,7 @@ def _decoder(
     weights: Mapping[str, Tensor],
     dtype: torch.dtype,
     spec: PRMFormat,
-) -> nn.Module:
+) -> PreTrainedModel:
     """transformers' decoder with the checkpoint's weights, however its wrapper prefixed their names."""
     prefixes = ("pretrained_model.", "base_model.", "model.")
     stripped = {}

@@ -74,7 +74,7 @@ def load(
     """
     chosen = format if isinstance(format, PRMFormat) else find_format(path, format)
     device = torch.device(device)
-    size = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
+    size: dict[str, Any] = {"max_batch_tokens": max_batch_tokens, "max_length": max_length}
     logger.info(
         "%s: format %s, scores %s, solutions by %s unless told otherwise",
         path,
@@ -91,7 +91,7 @@ def load(
         return Loaded(VllmScorer.load(path, chosen, dtype=precision, max_length=max_length), chosen)
     if chosen.name == STEPWELL:
         prm = load_prm(path)
-        prm = prm if dtype == "auto" else prm.to(kind)
+        prm = prm if dtype == "auto" else prm.to(kind)  # type: ignore[arg-type]  # wrapped: loses self
         scorer: StepScorer = LocalScorer(prm, load_tokenizer(path), device=device, **size)
         return Loaded(scorer, chosen)
     tokenizer = load_tokenizer(path)

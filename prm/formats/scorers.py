@@ -40,7 +40,7 @@ class FormatScorer:
         device: torch.device | str = "cpu",
     ) -> None:
         check_vocabulary(parts.decoder, tokenizer)
-        self.decoder = parts.decoder.to(device)
+        self.decoder = parts.decoder.to(device)  # type: ignore[arg-type]  # wrapped: loses self
         self.head = parts.head.to(device)
         self.tokenizer, self.format, self.device = tokenizer, spec, torch.device(device)
         self.max_batch_tokens = max_batch_tokens or default_batch_tokens(self.device)

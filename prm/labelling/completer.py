@@ -151,7 +151,8 @@ def run_searches(completer: Completer, searches: Sequence[tuple[Problem, Search]
 
     def advance(index: int, answer: Sequence[Estimate] | None) -> None:
         try:
-            waiting[index] = searches[index][1].send(answer)
+            search = searches[index][1]
+            waiting[index] = next(search) if answer is None else search.send(answer)
         except StopIteration as stop:
             results[index] = stop.value
             waiting.pop(index, None)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.errors import UserError
 from data.files import append_jsonl, write_atomically
@@ -21,7 +21,14 @@ from data.schema import Problem, Sampling, StepSolution
 from data.step_readers import write_steps
 from prm.labelling.completer import Completer, Cost, Prefix, run_searches
 from prm.labelling.judge import CRITIC, JudgeFormat, agree, judge_solutions
-from prm.labelling.prefixes import PrefixValues, find_first_error, label_every_prefix, revive, to_labels
+from prm.labelling.prefixes import (
+    LabelKind,
+    PrefixValues,
+    find_first_error,
+    label_every_prefix,
+    revive,
+    to_labels,
+)
 from prm.labelling.settings import LabelSettings
 from prm.labelling.tree import TreeSettings, grow_tree, right_solutions
 
@@ -239,6 +246,9 @@ def _revive_each(found: Sequence[tuple[Problem, PrefixValues]]) -> list[tuple[Pr
     return result
 
 
+_MC_KIND: dict[LabelKind, Literal["mc_hard", "mc_soft"]] = {"hard": "mc_hard", "soft": "mc_soft"}
+
+
 def _to_solution(
     problem: Problem, values: PrefixValues, settings: LabelSettings, *, is_consensus: bool
 ) -> StepSolution:
@@ -248,7 +258,7 @@ def _to_solution(
         labels=to_labels(values, settings.labels),
         id=problem.id,
         source=problem.source,
-        label_kind="consensus" if is_consensus else f"mc_{settings.labels}",
+        label_kind="consensus" if is_consensus else _MC_KIND[settings.labels],
         first_error=values.first_error,
         answer_correct=values.answer_correct,
         meta={"method": settings.method, "k": settings.k, "evaluations": values.evaluations},

@@ -101,7 +101,7 @@ def _search(tree: Tree, state: State, continuation: Continuation) -> Search:
     answer: list[Estimate] | None = None
     while True:
         try:
-            (rest,) = search.send(answer)
+            (rest,) = next(search) if answer is None else search.send(answer)
         except StopIteration as stop:
             found: PrefixValues = stop.value
             break

@@ -167,6 +167,8 @@ class RoomyLayer(DynamicLayer):
     `values` (rows, heads, tokens, D) are views into room for up to ROOM tokens more.
     """
 
+    rooms: list[Tensor]
+
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append keys and values (rows, heads, new tokens, D); return those of all tokens."""
         if not self.is_initialized:
@@ -177,6 +179,7 @@ class RoomyLayer(DynamicLayer):
             size = (*key_states.shape[:-2], end + ROOM)
             rooms = [state.new_empty(*size, state.shape[-1]) for state in (key_states, value_states)]
             if start:
+                assert self.keys is not None and self.values is not None
                 rooms[0][..., :start, :], rooms[1][..., :start, :] = self.keys, self.values
             self.rooms = rooms
         self.rooms[0][..., start:end, :], self.rooms[1][..., start:end, :] = key_states, value_states

@@ -97,7 +97,7 @@ def open_generator(
         started = []
         for k, config in enumerate(configs):
             with _devices(k, len(configs), config):
-                generator = make_generator(config, path=path, tokenizer=tokenizer, seed=seed)
+                generator: Any = make_generator(config, path=path, tokenizer=tokenizer, seed=seed)
             engines.callback(generator.close)
             started.append(generator)
         yield started[0] if len(started) == 1 else PooledGenerator(started, seed=seed)

@@ -55,17 +55,17 @@ class VLLMGenerator:
         self.calls = 0
         self.version = 0
         self.is_asleep = False
-        self.context = context_of(config, AutoConfig.from_pretrained(model))
+        context = context_of(config, AutoConfig.from_pretrained(model))
         self.own_process = config.own_process or config.tensor_parallel > 1
         with save_tokenizer(tokenizer) as folder:
             self.llm = start_engine(
-                engine_arguments(config, model, tokenizer=folder, max_model_len=self.context),
+                engine_arguments(config, model, tokenizer=folder, max_model_len=context),
                 own_process=self.own_process,
             )
         # vLLM is imported by now, with the environment that it was to find.
         from reasoning_rl.rollout.vllm_transfer import LocalSyncClient
 
-        self.context = self.llm.llm_engine.model_config.max_model_len
+        self.context: int = self.llm.llm_engine.model_config.max_model_len
         self.sync = WeightSync(
             LocalSyncClient(self.llm, config.timeout_s), config, in_process=not self.own_process
         )

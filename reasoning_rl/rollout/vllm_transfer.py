@@ -30,12 +30,15 @@ class FilesTrainerEngine(TrainerWeightTransferEngine[FilesTrainerInit]):
     """Every rank gathers; rank 0 writes one safetensors file a bucket and tells the engine of each."""
 
     init_info_cls = FilesTrainerInit
+    init: FilesTrainerInit
+    sent: list[str]
+    rounds: int
 
     @classmethod
     def trainer_init(cls, init_info: FilesTrainerInit, *, client: Any, source: Any = None) -> Self:
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         engine.init = init_info
-        engine.sent: list[str] = []
+        engine.sent = []
         engine.rounds = 0
         if engine.is_sender:
             client.init_weight_transfer_engine({})

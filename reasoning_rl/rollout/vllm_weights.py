@@ -119,8 +119,8 @@ def _read(bucket: list[_Weight]) -> list[tuple[str, Tensor]]:
 
 
 def _weights(model: nn.Module) -> list[_Weight]:
-    while isinstance(getattr(model, "module", None), nn.Module):  # DDP, DeepSpeed
-        model = model.module
+    while isinstance(inner := getattr(model, "module", None), nn.Module):  # DDP, DeepSpeed
+        model = inner
     adapters = {name: m for name, m in model.named_modules() if hasattr(m, "get_delta_weight")}
     found = []
     for name, parameter in model.named_parameters():
@@ -185,8 +185,9 @@ class WeightSync:
         """Send the weights; on return the engine uses them. `last` says what it cost."""
         started = time.perf_counter()
         try:
-            given = isinstance(named_tensors, ActorWeights)
-            source = named_tensors if given else _Given(list(named_tensors))
+            source: Any = named_tensors
+            if not isinstance(named_tensors, ActorWeights):
+                source = _Given(list(named_tensors))
             num_bytes = sum(torch.Size(m.shape).numel() * m.dtype.itemsize for m in source.metadata())
             if self._engine is None:
                 self._engine = self._connect(source, num_bytes)

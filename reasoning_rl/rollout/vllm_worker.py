@@ -155,6 +155,9 @@ def _tensors(pieces: list[FilesUpdate]) -> Iterator[tuple[str, torch.Tensor]]:
 class WeightReceiver:
     """Methods added to vLLM's worker; a trainer calls them through collective_rpc."""
 
+    weight_transfer_engine: Any
+    model_runner: Any
+
     def abort_weight_update(self) -> None:
         """Forget a weight update that its trainer did not finish."""
         self._weight_update_active = False
