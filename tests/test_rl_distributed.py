@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands import launch as launch_command
+from accelerate.utils import DeepSpeedPlugin
+from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -176,6 +179,41 @@ LAUNCHED = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}
 def test_a_launch_that_contradicts_itself_is_refused(environment, message) -> None:
     with pytest.raises(UserError, match=message):
         read_request(environment, has_gpu=False)
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(ROOT, "configs", "accelerate").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_ready_made_config_launches_what_it_is_named_after(path, monkeypatch) -> None:
+    """accelerate's own code turns the file into the environment of a process, and reads that again."""
+    if "zero" in path.name and find_spec("deepspeed") is None:
+        pytest.skip("needs DeepSpeed")
+    parser = launch_command.launch_command_parser()
+    arguments = parser.parse_args(["--config_file", str(path), "--num_machines", "1", "script.py"])
+    arguments, defaults, precision_from_file = launch_command._validate_launch_command(arguments)
+    if arguments.use_deepspeed:
+        names = [*defaults.deepspeed_config, *(["mixed_precision"] if precision_from_file else [])]
+        arguments.deepspeed_fields_from_accelerate_config = ",".join(names)
+        _, environment = prepare_deepspeed_cmd_env(arguments)
+    else:
+        environment = prepare_multi_gpu_env(arguments)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    world = "1" if path.stem == "one" else "8"
+    launched = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": world} if world != "1" else {}
+    request = read_request(environment | launched, has_gpu=True)
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "bf16"
+    if "zero" not in path.stem:
+        assert request.engine == path.stem
+        return
+    assert request.engine == "zero"
+    plugin = DeepSpeedPlugin()  # refuses settings that its own launcher passed on
+    zero = plugin.deepspeed_config["zero_optimization"]
+    stage = path.stem.split("_offload")[0][-1]
+    assert str(zero["stage"]) == stage
+    offloaded = "cpu" if "offload" in path.stem else "none"
+    assert zero["offload_optimizer"]["device"] == offloaded
+    assert zero["offload_param"]["device"] == (offloaded if stage == "3" else "none")
 
 
 def test_what_is_asked_for_is_read_from_the_launcher() -> None:
