@@ -139,7 +139,7 @@ def run_eval(args: list[str]) -> None:
     name = parsed.positional[0]
     get_benchmark(name)
     config = EvalConfig.from_dict(parsed.values, parsed.where)
-    with Live(f"eval {name}", 1) as live:
+    with Live(f"eval {name}", None, unit="sample") as live:
         result = evaluate_benchmark(name, config, device=make_accelerator().device, on_progress=live.follow)
     Console().print(table_text(result.rows()), highlight=False)
     _say_plainly(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
@@ -159,7 +159,7 @@ def run_search(args: list[str]) -> None:
     name = parsed.positional[0]
     get_benchmark(name)
     config = SearchConfig.from_dict(parsed.values, parsed.where)
-    with Live(f"search {name}", 1) as live:
+    with Live(f"search {name}", None, unit="problem") as live:
         device = make_accelerator().device
         result, folder = search_benchmark(name, config, device=device, on_progress=live.follow)
     Console().print(table_text(result.rows()), highlight=False)
@@ -195,7 +195,7 @@ def run_prm_eval(args: list[str]) -> None:
     if name not in PRM_BENCHMARKS:
         raise UserError(f"benchmark '{name}' of step scores is unknown{did_you_mean(name, PRM_BENCHMARKS)}")
     config = PRMEvalConfig.from_dict(parsed.values, parsed.where)
-    with Live(f"eval {name}", 1) as live:
+    with Live(f"eval {name}", None, unit="solution") as live:
         device = make_accelerator().device if config.prm else "cpu"
         result, page = evaluate_prm(name, config, device=device, on_progress=live.follow)
     for table in result.tables:
@@ -238,7 +238,7 @@ def run_score(args: list[str]) -> None:
         return
     parsed = parse(args, ScoreConfig)
     config = ScoreConfig.from_dict(parsed.values, parsed.where)
-    with Live("score", None) as live:
+    with Live("score", None, unit="solution") as live:
         summary = score_solutions(config, device=make_accelerator().device, on_progress=live.follow)
     Console().print(table_text(summary.rows()), highlight=False)
     text = f"scored: {config.output} (see it: stepwell show {config.output})"
@@ -286,8 +286,7 @@ def run_label(args: list[str]) -> None:
     name = parsed.positional[0]
     get_benchmark(name)
     config = LabelRunConfig.from_dict(parsed.values, parsed.where)
-    shown = {"solutions": "solutions", "rollouts": "rollouts", "tokens": "tokens"}
-    with Live(f"label {name}", 1, shown=shown) as live:
+    with Live(f"label {name}", None, unit="problem") as live:
         labelled, num_problems = label_benchmark(
             name, config, device=make_accelerator().device, on_progress=live.follow
         )

@@ -78,7 +78,7 @@ def run_duel_command(args: list[str]) -> None:
     config = DuelConfig.from_dict(parsed.values, parsed.where)
     if len(parsed.positional) < 2:
         raise UserError("which policies? stepwell duel MODEL MODEL; the verdicts are the first one's")
-    with Live("duel", 1) as live:
+    with Live("duel", None, unit="problem") as live:
         device = make_accelerator().device
         result = run_duel(*parsed.positional, config, device=device, on_progress=live.follow)
     rows = [("first against second", f"{result['judged']} judged, {result['unjudged']} not")]

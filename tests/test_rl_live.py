@@ -47,8 +47,8 @@ def test_the_time_left_of_a_resumed_run_counts_only_its_own_iterations(monkeypat
         now[0] = 1.0
         live.show(90, {})
         now[0] = 10.0
-        live.show(95, {})  # 5 in 10 s: 5 more take 10 s
-    assert "ppo: 95/100, 10 s left" in text_of(console)
+        live.show(95, {})  # 5 in the 9 s since the first record: 5 more take 9 s
+    assert "ppo: 95/100, 9 s left" in text_of(console)
 
 
 def test_the_loop_may_tell_the_total() -> None:
