@@ -5,7 +5,13 @@ from operator import attrgetter
 from pathlib import Path
 
 from data.errors import UserError
-from reasoning_rl.commands import FIT_SHOWN, _say_plainly, make_accelerator, run_training
+from reasoning_rl.commands import (
+    FIT_SHOWN,
+    _say_plainly,
+    held_out_problems,
+    make_accelerator,
+    run_training,
+)
 from reasoning_rl.live import Live, table_text
 from reasoning_rl.options import parse
 
@@ -39,7 +45,13 @@ def run_dpo_iter(args: list[str]) -> None:
     from reasoning_rl.dpo_iter import DPOIterConfig
 
     run_training(
-        args, "dpo-iter", DPOIterConfig, train_dpo_iter, shown=ROUNDS_SHOWN, total=attrgetter("rounds")
+        args,
+        "dpo-iter",
+        DPOIterConfig,
+        train_dpo_iter,
+        shown=ROUNDS_SHOWN,
+        total=attrgetter("rounds"),
+        held_out=held_out_problems,
     )
 
 
@@ -48,7 +60,15 @@ def run_rft(args: list[str]) -> None:
     from reasoning_rl.compose_preference import train_rft
     from reasoning_rl.rft import RFTConfig
 
-    run_training(args, "rft", RFTConfig, train_rft, shown=ROUNDS_SHOWN, total=attrgetter("rounds"))
+    run_training(
+        args,
+        "rft",
+        RFTConfig,
+        train_rft,
+        shown=ROUNDS_SHOWN,
+        total=attrgetter("rounds"),
+        held_out=held_out_problems,
+    )
 
 
 def run_rm(args: list[str]) -> None:
@@ -62,7 +82,7 @@ def run_rm(args: list[str]) -> None:
         RMConfig,
         partial(train_reward, pair_metrics=pair_metrics),
         shown=DPO_SHOWN,
-        held_out=lambda config: ("valid/accuracy", "held-out pairs", ""),
+        held_out=lambda config: ("held-out pairs", ""),
         made="trained reward model",
     )
 

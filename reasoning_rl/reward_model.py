@@ -40,6 +40,7 @@ from prm.model import (
 )
 from prm.next_token import has_plain_head
 from prm.scorer import default_batch_tokens, score_in_batches, scoring
+from prm.tracking import TrackingConfig
 from reasoning_rl.models import decoder, load_reward_model
 from reasoning_rl.preference_examples import (
     EncodedPreference,
@@ -77,6 +78,7 @@ class RMConfig(PairsConfig):
     """Validation metric, larger is better (e.g. valid/accuracy), whose best weights are kept; null: off, the
     last weights are."""
     fit: FitConfig = FitConfig(learning_rate=5e-6)
+    tracking: TrackingConfig = TrackingConfig()
 
 
 class RewardTrainee(nn.Module):

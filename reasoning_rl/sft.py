@@ -28,6 +28,7 @@ from prm.lora import LoraSettings, add_adapters, merge
 from prm.model import check_vocabulary, load_backbone, load_config, load_tokenizer
 from prm.next_token import read_next_tokens
 from prm.sharding import compute_dtype
+from prm.tracking import TrackingConfig
 from reasoning_rl.functional import token_logprobs
 
 
@@ -50,6 +51,7 @@ class SFTConfig(Settings):
     """Most tokens of prompt, response and end token together."""
     lora: LoraSettings = LoraSettings()
     fit: FitConfig = FitConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
 
 @dataclass(frozen=True, slots=True)

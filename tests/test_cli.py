@@ -11,7 +11,8 @@ from cli_cases import ENVIRONMENT, failure, field_names
 from eval.benchmarks import BENCHMARKS
 from eval.prm_benchmarks import PRM_BENCHMARKS
 from reasoning_rl import cli
-from reasoning_rl.cli import VERBS, load, main, overview, verb_help
+from reasoning_rl.cli import VERBS, load, main
+from reasoning_rl.cli_help import overview, verb_help
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.options import _shown, parse
 

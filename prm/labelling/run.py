@@ -96,9 +96,7 @@ def label_problems(
             total.count(name, amount)
         if on_progress:
             finished = min((index + 1) * settings.batch_problems, len(problems))
-            on_progress(
-                finished, len(problems), {"solutions": len(total.solutions), **asdict(total.cost)}
-            )
+            on_progress(finished, len(problems), {"solutions": len(total.solutions), **asdict(total.cost)})
     if not total.solutions:
         raise UserError(
             f"no solution of {len(problems)} problems could be labelled ({total.counts}); "
