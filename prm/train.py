@@ -119,7 +119,7 @@ def train_prm(
 ) -> Path:
     """Train as configured; return the folder of the trained model. Raises UserError for unusable input."""
     if (config.model is None) == (config.model_config_file is None):
-        raise UserError("give exactly one of model and model_config_file")
+        raise UserError("give exactly one of model and model_config_file (--model, --model-config-file)")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
     if config.neutral == "class" and config.objective != "three_class":

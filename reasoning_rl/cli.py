@@ -284,7 +284,7 @@ VERBS: dict[str, Verb] = {
         "look",
         "inspect FILE: step labels, problems that benchmarks share; demo FOLDER: example files",
         "reasoning_rl.eval_config:InspectConfig",
-        "reasoning_rl.commands:run_data",
+        "reasoning_rl.commands_data:run_data",
         "stepwell data inspect outputs/quickstart/label/train.jsonl --examples 2",
     ),
     "score": Verb(

@@ -18,13 +18,12 @@ from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import (
     PRM_BENCHMARKS,
     EvalConfig,
-    InspectConfig,
     PRMEvalConfig,
     QuickstartConfig,
 )
 from reasoning_rl.heartbeat import watched
 from reasoning_rl.live import Live, grid_text, table_text
-from reasoning_rl.options import parse, several_values
+from reasoning_rl.options import parse
 from reasoning_rl.prm_eval import evaluate_prm
 from reasoning_rl.resumed import warn_of_changes
 from reasoning_rl.runtime import make_accelerator
@@ -228,28 +227,6 @@ def run_prm_eval(args: list[str]) -> None:
     for note in result.notes:
         _say_plainly(f"note: {note}")
     _say_plainly(f"tables and pictures: {page}")
-
-
-def run_data(args: list[str]) -> None:
-    """`stepwell data inspect FILE`."""
-    from data.inspect import inspect_steps
-    from reasoning_rl.inspection_text import inspection_text
-
-    parsed = parse(several_values(args, "--against"), InspectConfig, positional=2)
-    if parsed.positional[:1] != ["inspect"]:
-        raise UserError("what about the data? stepwell data inspect FILE")
-    if len(parsed.positional) < 2:
-        raise UserError("which file? stepwell data inspect FILE [--against FILE ...]")
-    config = InspectConfig.from_dict(parsed.values, parsed.where)
-    report = inspect_steps(
-        parsed.positional[1],
-        config.format,
-        neutral=config.neutral,
-        split=config.split,
-        against=config.against,
-        num_examples=config.examples,
-    )
-    _say_plainly(inspection_text(report))
 
 
 def run_score(args: list[str]) -> None:
