@@ -36,7 +36,14 @@ def run_dpo(args: list[str]) -> None:
     """`stepwell dpo`."""
     from reasoning_rl.dpo import DPOConfig, train_dpo
 
-    run_training(args, "dpo", DPOConfig, train_dpo, shown=DPO_SHOWN)
+    run_training(
+        args,
+        "dpo",
+        DPOConfig,
+        train_dpo,
+        shown=DPO_SHOWN,
+        held_out=lambda config: ("held-out pairs", ""),
+    )
 
 
 def run_dpo_iter(args: list[str]) -> None:
