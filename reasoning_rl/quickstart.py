@@ -44,6 +44,7 @@ from prm.fit import FitConfig, fit
 from prm.model import load_backbone, load_tokenizer, new_prm
 from prm.scorer import LocalScorer
 from prm.train import PRMConfig, fit_prm
+from reasoning_rl.commands import FIT_SHOWN, PPO_SHOWN
 from reasoning_rl.compose import train_ppo
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import QuickstartConfig
@@ -97,11 +98,6 @@ PPO: dict[str, Any] = {
     },
 }
 """configs/quickstart.yaml holds the same; a test compares them."""
-_INTRODUCTION = (
-    "[bold]Stepwell quickstart[/bold], seed {seed}: a small policy learns word problems from demonstrations "
-    "with bad habits;\na process reward model learns to see its wrong steps; PPO-max pays it for right ones. "
-    "Everything is made here, nothing is downloaded."
-)
 
 
 @dataclass
@@ -148,7 +144,11 @@ def run_quickstart(config: QuickstartConfig, *, fresh: bool = False) -> dict[str
     torch.set_num_threads(config.threads or cpu_count())
     run = Quickstart(config, console, Accelerator(cpu=not torch.cuda.is_available()))
     if not is_quiet():
-        console.print(_INTRODUCTION.format(seed=config.seed))
+        console.print(
+            f"[bold]Stepwell quickstart[/bold], seed {config.seed}: a small policy learns word problems from "
+            "demonstrations with bad habits;\na process reward model learns to see its wrong steps; PPO-max "
+            "pays it for right ones. Everything is made here, nothing is downloaded."
+        )
     run.stage("sft", lambda: _sft(run))
     before = run.stage("eval_sft", lambda: _evaluate(run, "sft"))
     run.stage("label", lambda: _label(run))
@@ -310,12 +310,9 @@ def ppo_config(config: QuickstartConfig) -> PPOConfig:
 
 def _ppo(run: Quickstart) -> dict[str, Any]:
     settings = ppo_config(run.config)
-    from reasoning_rl.commands import PPO_SHOWN
-
-    view = Live(
+    with Live(
         "ppo", settings.iterations, shown=PPO_SHOWN, console=run.console, board=True, unit="iteration"
-    )
-    with view as live:
+    ) as live:
         train_ppo(
             settings,
             accelerator=run.accelerator,
@@ -364,8 +361,6 @@ def _generator(model: Path, seed: int) -> HFGenerator:
 
 
 def _fit_live(run: Quickstart, name: str, train: Callable[[RunLog], None]) -> None:
-    from reasoning_rl.commands import FIT_SHOWN
-
     with Live(name, None, shown=FIT_SHOWN, console=run.console) as live:
         train(RunLog(run.folder / name, watch=live.watch))
 
