@@ -81,6 +81,8 @@ def evaluate(
     rows = _read_recorded(path, counts)
     total = sum(counts.values())
     path.touch()
+    if on_progress:
+        on_progress(len(rows), total, _running(rows.values()) if rows else {})
     for index in range(0, len(problems), batch_size):
         batch = [p for p in problems[index : index + batch_size] if counts[p.id]]
         if all((p.id, k) in rows for p in batch for k in range(counts[p.id])):

@@ -33,6 +33,10 @@ PROCESSES = "processes.pt"
 """What every process has of its own: random states, sampling streams."""
 
 
+class OtherFormat(ValueError):
+    """A checkpoint that another version of this package wrote: whole, and not to be read here."""
+
+
 def save_checkpoint(
     run_dir: str | Path,
     iteration: int,
@@ -137,7 +141,8 @@ def load_latest(
     """Load the newest intact checkpoint into `parts` and the random generators; return its iteration.
 
     None when there is no checkpoint. A damaged one is passed over with a warning. Raises UserError when all
-    are damaged, a part is missing, or a tensor's shape differs from the model's (nothing is loaded then).
+    are damaged, one is of another format, a part is missing, or a tensor's shape differs from the model's
+    (nothing is loaded then).
     Saved by another number of processes, `parts` are loaded as they are and `own` keeps what it started with,
     with a warning: what all share, such as the order of the problems, continues exactly.
     """
@@ -145,6 +150,8 @@ def load_latest(
     for folder in reversed(folders):
         try:
             manifest = verify_checkpoint(folder)
+        except OtherFormat as error:
+            raise UserError(f"{folder}: {error}") from error
         except (OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(f"{folder}: damaged checkpoint passed over ({error})", stacklevel=2)
             continue
@@ -201,7 +208,10 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
     """Return the manifest after comparing every file's size and hash. Raises ValueError or OSError."""
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     if manifest["format"] != FORMAT:
-        raise ValueError(f"format {manifest['format']}, this version reads {FORMAT}")
+        raise OtherFormat(
+            f"a checkpoint of another version of Stepwell (format {manifest['format']}, this one reads "
+            f"{FORMAT}); finish the run with that version, or start anew with another output_dir"
+        )
     for name, expected in manifest["files"].items():
         size = (folder / name).stat().st_size
         if size != expected["bytes"]:

@@ -30,20 +30,14 @@ from prm.fit import FitConfig, check_fit, fit, length_limit, lr_factor, num_upda
 from prm.implicit import new_implicit
 from prm.lora import LoraSettings, add_adapters, merge
 from prm.losses import VALUE_KINDS, Supervision, supervision_mask
-from prm.model import (
-    check_vocabulary,
-    is_causal,
-    is_stepwell_prm,
-    load_prm,
-    load_tokenizer,
-    new_prm,
-)
+from prm.model import check_vocabulary, is_causal, is_stepwell_prm, load_prm, load_tokenizer, new_prm
 from prm.objectives import make_objective
 from prm.packing import packed_attention, reads_boundaries, sliding_window
 from prm.pairs import PairKind, find_pairs
 from prm.readout import Objective, objective_of
 from prm.scorer import LocalScorer
 from prm.sharding import compute_dtype
+from prm.tracking import TrackingConfig
 
 StepMetrics = Callable[
     [Sequence[Sequence[float | None]], Sequence[Sequence[float | None]], float], Mapping[str, float]
@@ -112,6 +106,7 @@ class PRMConfig(Settings):
     boundaries (flash attention); else length-sorted batches, which are faster on a CPU."""
     lora: LoraSettings = LoraSettings()
     fit: FitConfig = FitConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
 
 def train_prm(
@@ -124,7 +119,7 @@ def train_prm(
 ) -> Path:
     """Train as configured; return the folder of the trained model. Raises UserError for unusable input."""
     if (config.model is None) == (config.model_config_file is None):
-        raise UserError("give exactly one of model and model_config_file")
+        raise UserError("give exactly one of model and model_config_file (--model, --model-config-file)")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
     if config.neutral == "class" and config.objective != "three_class":

@@ -37,13 +37,25 @@ class Verb:
     """Where the names are that its first word may be, each "module:mapping"."""
 
 
+EXIT_CODES = {
+    0: "done",
+    1: "a check failed (doctor: something needed is broken), or a fault of the program, with its traceback",
+    2: "a mistake in what was asked for or given; one or two lines say what and how to mend it",
+    130: "interrupted (Ctrl-C)",
+    143: "told to stop (SIGTERM); a training run saved first",
+}
+"""Besides 75 of heartbeat.py: another process of the run is gone."""
 DETERMINISTIC = "take kernels with a deterministic form only (slower on GPUs); a CPU repeats itself anyway"
+GROUPS = ("start here", "train", "evaluate", "look")
+GOES_ON = ("quickstart", "label", "eval", "search", "duel", "score")
+"""Verbs that continue, when the same command is given again, where an interrupted one stopped."""
 SHARED = ("sft", "prm", "rm", "dpo", "dpo-iter", "rft", "ppo")
 """Verbs that several processes of a launcher can share."""
 FLAGS = {
     "fresh": "delete what an earlier run left in the output folder, and start anew",
     "json": "print one JSON object instead of a table",
     "list": "name what there is to choose from, and stop",
+    "quiet": "no progress on the screen: warnings, alerts, errors and what came out are still printed",
     "resume": "continue from the newest checkpoint in the output folder",
 }
 
@@ -55,7 +67,7 @@ def load(where: str) -> Any:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, 2 for a user's mistake, 130 interrupted, 143 told to stop."""
+    """Run the command line; exits with one of EXIT_CODES."""
     words = list(sys.argv[1:] if args is None else args)
     try:
         _dispatch(words)
@@ -65,20 +77,30 @@ def main(args: Sequence[str] | None = None) -> None:
     except Stopped as stop:
         sys.stderr.write(f"stepwell: {stop}\n")
         sys.exit(143)  # 128 + SIGTERM, as a process that the signal ended
+    except BrokenPipeError:  # stepwell ... | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.filename is None:
             raise
         sys.stderr.write(f"stepwell: {error.filename}: {error.strerror}\n")
         sys.exit(2)
     except KeyboardInterrupt:
-        resumable = words and words[0] in VERBS and "resume" in VERBS[words[0]].flags
-        again = "--resume continues" if resumable else "the same command continues"
-        sys.stderr.write(f"stepwell: interrupted; {again} where it stopped\n")
+        sys.stderr.write(f"stepwell: interrupted{_how_to_go_on(words[0] if words else '')}\n")
         sys.exit(130)
+
+
+def _how_to_go_on(name: str) -> str:
+    if name in GOES_ON:
+        return "; the same command continues where it stopped"
+    resumable = name in VERBS and "resume" in VERBS[name].flags
+    return "; --resume continues where it stopped" if resumable else ""
 
 
 def _dispatch(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
+        from reasoning_rl.cli_help import overview
+
         sys.stdout.write(overview())
         return
     if words[0] == "--version":
@@ -90,6 +112,8 @@ def _dispatch(words: list[str]) -> None:
     if name not in VERBS:
         raise UserError(f"unknown command '{name}'" + did_you_mean(name, VERBS) + " (see stepwell --help)")
     if "-h" in rest or "--help" in rest:
+        from reasoning_rl.cli_help import verb_help
+
         sys.stdout.write(verb_help(name, rest))
         return
     world = os.environ.get("WORLD_SIZE", "1")
@@ -100,6 +124,9 @@ def _dispatch(words: list[str]) -> None:
     if "--deterministic" in rest:
         rest.remove("--deterministic")
         os.environ["STEPWELL_DETERMINISTIC"] = "1"
+    if "--quiet" in rest and "quiet" in VERBS[name].flags:
+        rest.remove("--quiet")
+        os.environ["STEPWELL_QUIET"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle OpenMP threads that spin cost a busy machine many times the work they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -126,80 +153,22 @@ def _leave_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def overview() -> str:
-    """The text of `stepwell --help`."""
-    lines = ["usage: stepwell COMMAND [--config FILE.yaml] [--option value ...]", ""]
-    for group in dict.fromkeys(verb.group for verb in VERBS.values()):
-        lines.append(group)
-        lines += [f"  {name:<11} {verb.purpose}" for name, verb in VERBS.items() if verb.group == group]
-        lines.append("")
-    lines.append("stepwell COMMAND --help lists a command's options with their defaults and an example.")
-    return "\n".join(lines) + "\n"
-
-
-def verb_help(name: str, words: Sequence[str] = ()) -> str:
-    """The text of `stepwell NAME WORDS --help`; of the words, those that choose a preset count."""
-    import textwrap
-
-    from reasoning_rl.options import describe
-
-    verb = VERBS[name]
-    lines = [f"stepwell {name}: {verb.purpose}", "", f"example:  {verb.example}"]
-    if verb.names:
-        known = ", ".join(word for where in verb.names for word in load(where))
-        lines += ["", *textwrap.wrap(f"names:    {known}", 100, subsequent_indent=" " * 10)]
-    settings, defaults = load(verb.settings), {}
-    if hasattr(settings, "preset_values"):
-        asked = {of: value for of in ("preset", "algorithm") if (value := _value_of(of, words))}
-        defaults = settings.preset_values(asked, "command line") | asked
-        other = "--preset NAME --help shows another's"
-        lines += ["", f"options, with the defaults of preset {defaults['preset']} ({other})"]
-    else:
-        lines += ["", "options"]
-    lines += [
-        "  --config FILE",
-        "      YAML file of the options below; options on the command line win over it",
-    ]
-    lines += ["  --deterministic", f"      {DETERMINISTIC}"] if "resume" in verb.flags else []
-    for flag in verb.flags:
-        lines += [f"  --{flag}", f"      {FLAGS[flag]}"]
-    lists = [describe(settings, defaults)]
-    if verb.more:
-        lists.append(describe(load(verb.more[1])))
-    for number, options in enumerate(lists):
-        if number:
-            lines += ["", verb.more[0] if verb.more else ""]
-        for option, text in options:
-            lines.append(f"  {option}")
-            lines += textwrap.wrap(text, 96, initial_indent="      ", subsequent_indent="      ")
-    return "\n".join(lines) + "\n"
-
-
-def _value_of(option: str, words: Sequence[str]) -> str | None:
-    """What `--option value` or `--option=value` last said."""
-    found = None
-    for word, after in zip(words, [*words[1:], ""], strict=False):
-        name, equals, value = word.partition("=")
-        if name == f"--{option}":
-            found = value if equals else after
-    return found
-
-
 VERBS: dict[str, Verb] = {
     "quickstart": Verb(
         "start here",
         "the whole road on the built-in world: SFT, step labels, PRM, PPO-max, evaluation",
         "reasoning_rl.eval_config:QuickstartConfig",
         "reasoning_rl.commands:run_quickstart_command",
-        "stepwell quickstart --seed 1",
-        ("fresh",),
+        "stepwell quickstart --seed 1 --output-dir outputs/seed1",
+        ("fresh", "quiet"),
     ),
     "label": Verb(
         "train",
         "label the steps of solutions by rollouts: Monte Carlo, binary search, OmegaPRM",
         "reasoning_rl.eval_config:LabelRunConfig",
         "reasoning_rl.commands:run_label",
-        "stepwell label gsm8k --model runs/sft/model --k 8 --output-dir runs/label",
+        "stepwell label arithmetic --model outputs/quickstart/sft/model --limit 20",
+        ("quiet",),
         names=("eval.benchmarks:BENCHMARKS",),
     ),
     "sft": Verb(
@@ -207,59 +176,60 @@ VERBS: dict[str, Verb] = {
         "fine-tune a causal language model on prompt-response pairs",
         "reasoning_rl.sft:SFTConfig",
         "reasoning_rl.commands:run_sft",
-        "stepwell sft --model Qwen/Qwen2.5-0.5B --data pairs.jsonl --output-dir runs/sft",
-        ("resume",),
+        "stepwell sft --model outputs/quickstart/sft/model --data demo/pairs.jsonl",
+        ("resume", "quiet"),
     ),
     "prm": Verb(
         "train",
         "train a process reward model on step labels",
         "prm.train:PRMConfig",
         "reasoning_rl.commands:run_prm",
-        "stepwell prm --model Qwen/Qwen2.5-Math-1.5B --data steps.jsonl --output-dir runs/prm",
-        ("resume",),
+        "stepwell prm --model outputs/quickstart/sft/model --data demo/steps.jsonl",
+        ("resume", "quiet"),
     ),
     "rm": Verb(
         "train",
         "train a pairwise reward model: one number for a whole response",
         "reasoning_rl.reward_model:RMConfig",
         "reasoning_rl.commands_preference:run_rm",
-        "stepwell rm --model runs/sft/model --data pairs.jsonl --output-dir runs/rm",
-        ("resume",),
+        "stepwell rm --model outputs/quickstart/sft/model --data demo/preferences.jsonl",
+        ("resume", "quiet"),
     ),
     "dpo": Verb(
         "train",
         "direct preference optimisation: a policy learns from pairs of responses",
         "reasoning_rl.dpo:DPOConfig",
         "reasoning_rl.commands_preference:run_dpo",
-        "stepwell dpo --model runs/sft/model --data pairs.jsonl --output-dir runs/dpo",
-        ("resume",),
+        "stepwell dpo --model outputs/quickstart/sft/model --data demo/preferences.jsonl",
+        ("resume", "quiet"),
     ),
     "dpo-iter": Verb(
         "train",
         "iterative DPO: sample, score, pair, prefer; of responses or of single steps",
         "reasoning_rl.dpo_iter:DPOIterConfig",
         "reasoning_rl.commands_preference:run_dpo_iter",
-        "stepwell dpo-iter --policy runs/sft/model --problems gsm8k --rounds 4 --output-dir runs/dpo_iter",
-        ("resume",),
+        "stepwell dpo-iter --policy outputs/quickstart/sft/model --rounds 2",
+        ("resume", "quiet"),
     ),
     "rft": Verb(
         "train",
         "rejection sampling: fine-tune a policy on its own right answers",
         "reasoning_rl.rft:RFTConfig",
         "reasoning_rl.commands_preference:run_rft",
-        "stepwell rft --policy runs/sft/model --problems gsm8k --output-dir runs/rft",
-        ("resume",),
+        "stepwell rft --policy outputs/quickstart/sft/model --problems arithmetic",
+        ("resume", "quiet"),
     ),
     "ppo": Verb(
         "train",
         "PPO-max with the PRM's scores as per-step rewards",
         "reasoning_rl.config:PPOConfig",
         "reasoning_rl.commands:run_ppo_command",
-        "stepwell ppo --config configs/quickstart.yaml --kl.coef 0.05",
-        ("resume",),
+        "stepwell ppo --policy outputs/quickstart/sft/model --prm outputs/quickstart/prm/model "
+        "--iterations 10",
+        ("resume", "quiet"),
     ),
     "plan": Verb(
-        "look",
+        "start here",
         "memory and communication of a PPO run on each GPU, and which config to take",
         "reasoning_rl.plan_config:PlanConfig",
         "reasoning_rl.commands_plan:run_plan",
@@ -270,15 +240,15 @@ VERBS: dict[str, Verb] = {
         "a vLLM server that rollouts are drawn from and a trainer sends weights to",
         "reasoning_rl.commands_serve:ServeConfig",
         "reasoning_rl.commands_serve:run_serve",
-        "stepwell serve --model runs/sft/model --port 8000",
+        "stepwell serve --model outputs/quickstart/sft/model --port 8000",
     ),
     "eval": Verb(
         "evaluate",
         "a benchmark: accuracy of a model or of samples, or what step scores find",
         "reasoning_rl.eval_config:EvalConfig",
         "reasoning_rl.commands:run_eval",
-        "stepwell eval gsm8k --model runs/sft/model --limit 100 --num-samples 4",
-        ("list",),
+        "stepwell eval arithmetic --model outputs/quickstart/ppo/model --limit 100 --num-samples 4",
+        ("list", "quiet"),
         more=(
             "options of the step benchmarks (stepwell eval processbench --prm PATH)",
             "reasoning_rl.eval_config:PRMEvalConfig",
@@ -290,7 +260,9 @@ VERBS: dict[str, Verb] = {
         "best of N, votes, beam search or DVTS: a reward model's scores choose and steer",
         "reasoning_rl.search_config:SearchConfig",
         "reasoning_rl.commands:run_search",
-        "stepwell search gsm8k --model runs/sft/model --prm runs/prm/model --method beam --n 16",
+        "stepwell search arithmetic --model outputs/quickstart/sft/model --prm outputs/quickstart/prm/model "
+        "--limit 100",
+        ("quiet",),
         names=("eval.benchmarks:BENCHMARKS",),
     ),
     "duel": Verb(
@@ -298,32 +270,33 @@ VERBS: dict[str, Verb] = {
         "win, tie, lose between two policies: by a reward model, a judge, or the answer",
         "reasoning_rl.duel:DuelConfig",
         "reasoning_rl.commands_preference:run_duel_command",
-        "stepwell duel runs/ppo/model runs/sft/model --problems pairs.jsonl --problems-format prompts",
+        "stepwell duel outputs/quickstart/ppo/model outputs/quickstart/sft/model --limit 100",
+        ("quiet",),
     ),
     "compare": Verb(
         "evaluate",
         "two evaluations problem by problem: difference, interval, what flipped",
         "reasoning_rl.eval_config:CompareConfig",
         "reasoning_rl.commands:run_compare",
-        "stepwell compare outputs/base/gsm8k outputs/tuned/gsm8k",
+        "stepwell compare outputs/quickstart/eval_sft/hard_greedy outputs/quickstart/eval_ppo/hard_greedy",
     ),
     "data": Verb(
         "look",
-        "inspect FILE: the step labels it holds, the benchmarks that share its problems",
+        "inspect FILE: step labels, problems that benchmarks share; demo FOLDER: example files",
         "reasoning_rl.eval_config:InspectConfig",
-        "reasoning_rl.commands:run_data",
-        "stepwell data inspect steps.jsonl --against processbench/ math500.jsonl",
+        "reasoning_rl.commands_data:run_data",
+        "stepwell data inspect outputs/quickstart/label/train.jsonl --examples 2",
     ),
     "score": Verb(
         "evaluate",
         "score every step of solutions with any published process reward model",
         "reasoning_rl.scoring:ScoreConfig",
         "reasoning_rl.commands:run_score",
-        "stepwell score --prm Qwen/Qwen2.5-Math-PRM-7B --input solutions.jsonl --output scored.jsonl",
-        ("list",),
+        "stepwell score --prm outputs/quickstart/prm/model --input demo/steps.jsonl --output scored.jsonl",
+        ("list", "quiet"),
     ),
     "doctor": Verb(
-        "look",
+        "start here",
         "this machine: packages, devices, isolation of programs, disk and memory, what to mend",
         "reasoning_rl.commands_doctor:DoctorConfig",
         "reasoning_rl.commands_doctor:run_doctor",
@@ -335,21 +308,37 @@ VERBS: dict[str, Verb] = {
         "one page about runs: curves, intervals, levels, side by side, worst samples",
         "reasoning_rl.report_config:ReportConfig",
         "reasoning_rl.commands:run_report",
-        "stepwell report outputs/seed0 outputs/seed1 --output-dir outputs/report",
+        "stepwell report outputs/quickstart/ppo --output-dir outputs/report",
     ),
     "metrics": Verb(
         "look",
         "RUN: its indicators with their courses and alerts; without: what every metric means",
         "reasoning_rl.commands_metrics:MetricsConfig",
         "reasoning_rl.commands_metrics:run_metrics",
-        "stepwell metrics runs/ppo",
+        "stepwell metrics outputs/quickstart/ppo",
     ),
     "show": Verb(
-        "evaluate",
+        "look",
         "step map of scored solutions, in the terminal or as a page",
         "reasoning_rl.step_map:ShowConfig",
         "reasoning_rl.commands:run_show",
         "stepwell show scored.jsonl --html map.html",
+    ),
+    "init": Verb(
+        "start here",
+        "a commented config for a task and a model size, with the command that runs it",
+        "reasoning_rl.init_config:InitConfig",
+        "reasoning_rl.commands_init:run_init",
+        "stepwell init ppo --model-size 7b --gpus 8 --output ppo.yaml",
+        names=("reasoning_rl.init_tasks:TASKS",),
+    ),
+    "completion": Verb(
+        "start here",
+        "a script that completes commands, options and their values in bash, zsh or fish",
+        "reasoning_rl.completion:CompletionConfig",
+        "reasoning_rl.completion:run_completion",
+        "stepwell completion bash > ~/.stepwell.bash && echo '. ~/.stepwell.bash' >> ~/.bashrc",
+        names=("reasoning_rl.completion:SCRIPTS",),
     ),
 }
 

@@ -1,5 +1,6 @@
 """What each verb of the command line does: read settings, build, run under a live view, say what came out."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from operator import attrgetter
@@ -11,20 +12,20 @@ from rich.console import Console
 
 from data.errors import UserError, did_you_mean
 from data.protocols import MetricLog
-from data.settings import Settings
+from prm.tracking import Trackers, require_trackers
 from reasoning_rl.compose import evaluate_benchmark, train_ppo
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import (
     PRM_BENCHMARKS,
     EvalConfig,
-    InspectConfig,
     PRMEvalConfig,
     QuickstartConfig,
 )
 from reasoning_rl.heartbeat import watched
 from reasoning_rl.live import Live, grid_text, table_text
-from reasoning_rl.options import parse, several_values
+from reasoning_rl.options import parse
 from reasoning_rl.prm_eval import evaluate_prm
+from reasoning_rl.resumed import warn_of_changes
 from reasoning_rl.runtime import make_accelerator
 from reasoning_rl.telemetry import RunLog, read_metrics
 
@@ -69,14 +70,27 @@ def run_prm(args: list[str]) -> None:
         PRMConfig,
         partial(train_prm, step_metrics=solution_metrics),
         shown={**FIT_SHOWN, "valid/step_auc": "auc", "valid/first_error_f1": "f1"},
-        held_out=lambda config: ("valid/loss", "held-out steps", f"threshold {config.threshold}"),
+        held_out=lambda config: ("held-out steps", f"threshold {config.threshold}"),
         made="trained process reward model",
     )
 
 
 def run_ppo_command(args: list[str]) -> None:
     """`stepwell ppo` and scripts/ppo_prm.py."""
-    run_training(args, "ppo", PPOConfig, train_ppo, shown=PPO_SHOWN, total=attrgetter("iterations"))
+    run_training(
+        args,
+        "ppo",
+        PPOConfig,
+        train_ppo,
+        shown=PPO_SHOWN,
+        total=attrgetter("iterations"),
+        held_out=held_out_problems,
+    )
+
+
+def held_out_problems(config: Any) -> tuple[str, str]:
+    """Heading of the last validation of a policy."""
+    return "held-out problems", str(config.num_validation)
 
 
 def run_training(
@@ -88,32 +102,42 @@ def run_training(
     shown: Mapping[str, str],
     made: str = "trained policy",
     total: Callable[[Any], int] | None = None,
-    held_out: Callable[[Any], tuple[str, str, str]] | None = None,
+    held_out: Callable[[Any], tuple[str, str]] | None = None,
 ) -> None:
     """One training verb: read its settings, train under a live view, say where the model is.
 
     shown: metric -> its name in the view. total: iterations of a run whose log does not say so itself.
-    held_out: a metric of validations, and the heading of the table of the last one.
+    held_out: the heading of the table of the last validation.
     """
     parsed = parse(args, settings, flags=["resume"])
     read = getattr(settings, "from_preset", settings.from_dict)
     config = read(parsed.values, parsed.where)
+    require_trackers(config.tracking)
     accelerator = make_accelerator()
+    resume = "resume" in parsed.flags
+    if resume and accelerator.is_main_process:
+        warn_of_changes(config)
     folder = _with_live_log(
         accelerator,
         config.output_dir,
         config,
         title,
         shown,
-        lambda log: train(config, accelerator=accelerator, log=log, resume="resume" in parsed.flags),
+        lambda log: train(config, accelerator=accelerator, log=log, resume=resume),
         total=total(config) if total is not None else None,
+        resume=resume,
     )
     if held_out is not None and accelerator.is_main_process:
-        name, *heading = held_out(config)
-        last = [row for row in read_metrics(config.output_dir) if name in row][-1:]
-        found = [(k, v) for row in last for k, v in row.items() if k.startswith("valid/") and v is not None]
-        rows = [(k.removeprefix("valid/"), f"{v:.4g}") for k, v in found]
-        _say(accelerator, table_text([(heading[0], heading[1]), *rows]))
+        validated = [
+            [
+                (k.removeprefix("valid/"), v)
+                for k, v in row.items()
+                if k.startswith("valid/") and v is not None
+            ]
+            for row in read_metrics(config.output_dir)
+        ]
+        for last in [found for found in validated if found][-1:]:
+            _say(accelerator, table_text([held_out(config), *((k, f"{v:.4g}") for k, v in last)]))
     _say(accelerator, f"{made}: {folder}")
 
 
@@ -140,7 +164,7 @@ def run_eval(args: list[str]) -> None:
     name = parsed.positional[0]
     get_benchmark(name)
     config = EvalConfig.from_dict(parsed.values, parsed.where)
-    with Live(f"eval {name}", 1) as live:
+    with Live(f"eval {name}", None, unit="sample") as live:
         result = evaluate_benchmark(name, config, device=make_accelerator().device, on_progress=live.follow)
     Console().print(table_text(result.rows()), highlight=False)
     _say_plainly(f"every sample with its verdict: {Path(config.output_dir) / name / 'samples.jsonl'}")
@@ -160,7 +184,7 @@ def run_search(args: list[str]) -> None:
     name = parsed.positional[0]
     get_benchmark(name)
     config = SearchConfig.from_dict(parsed.values, parsed.where)
-    with Live(f"search {name}", 1) as live:
+    with Live(f"search {name}", None, unit="problem") as live:
         device = make_accelerator().device
         result, folder = search_benchmark(name, config, device=device, on_progress=live.follow)
     Console().print(table_text(result.rows()), highlight=False)
@@ -196,7 +220,7 @@ def run_prm_eval(args: list[str]) -> None:
     if name not in PRM_BENCHMARKS:
         raise UserError(f"benchmark '{name}' of step scores is unknown{did_you_mean(name, PRM_BENCHMARKS)}")
     config = PRMEvalConfig.from_dict(parsed.values, parsed.where)
-    with Live(f"eval {name}", 1) as live:
+    with Live(f"eval {name}", None, unit="solution") as live:
         device = make_accelerator().device if config.prm else "cpu"
         result, page = evaluate_prm(name, config, device=device, on_progress=live.follow)
     for table in result.tables:
@@ -204,28 +228,6 @@ def run_prm_eval(args: list[str]) -> None:
     for note in result.notes:
         _say_plainly(f"note: {note}")
     _say_plainly(f"tables and pictures: {page}")
-
-
-def run_data(args: list[str]) -> None:
-    """`stepwell data inspect FILE`."""
-    from data.inspect import inspect_steps
-    from reasoning_rl.inspection_text import inspection_text
-
-    parsed = parse(several_values(args, "--against"), InspectConfig, positional=2)
-    if parsed.positional[:1] != ["inspect"]:
-        raise UserError("what about the data? stepwell data inspect FILE")
-    if len(parsed.positional) < 2:
-        raise UserError("which file? stepwell data inspect FILE [--against FILE ...]")
-    config = InspectConfig.from_dict(parsed.values, parsed.where)
-    report = inspect_steps(
-        parsed.positional[1],
-        config.format,
-        neutral=config.neutral,
-        split=config.split,
-        against=config.against,
-        num_examples=config.examples,
-    )
-    _say_plainly(inspection_text(report))
 
 
 def run_score(args: list[str]) -> None:
@@ -239,7 +241,7 @@ def run_score(args: list[str]) -> None:
         return
     parsed = parse(args, ScoreConfig)
     config = ScoreConfig.from_dict(parsed.values, parsed.where)
-    with Live("score", None) as live:
+    with Live("score", None, unit="solution") as live:
         summary = score_solutions(config, device=make_accelerator().device, on_progress=live.follow)
     Console().print(table_text(summary.rows()), highlight=False)
     text = f"scored: {config.output} (see it: stepwell show {config.output})"
@@ -287,8 +289,7 @@ def run_label(args: list[str]) -> None:
     name = parsed.positional[0]
     get_benchmark(name)
     config = LabelRunConfig.from_dict(parsed.values, parsed.where)
-    shown = {"solutions": "solutions", "rollouts": "rollouts", "tokens": "tokens"}
-    with Live(f"label {name}", 1, shown=shown) as live:
+    with Live(f"label {name}", None, unit="problem") as live:
         labelled, num_problems = label_benchmark(
             name, config, device=make_accelerator().device, on_progress=live.follow
         )
@@ -330,18 +331,25 @@ def run_quickstart_command(args: list[str]) -> None:
 def _with_live_log(
     accelerator: Accelerator,
     output_dir: str,
-    config: Settings,
+    config: Any,
     title: str,
     shown: Mapping[str, str],
     train: Callable[[MetricLog], Path],
+    *,
     total: int | None = None,
+    resume: bool = False,
 ) -> Path:
     """Train under a live view on the main process, silently on the others."""
     if not accelerator.is_main_process:
         with watched(accelerator):
             return train(QuietLog())
     is_recorded = False
-    with Live(title, total, shown=shown, board=title == "ppo") as live, watched(accelerator):
+    unit = "iteration" if title == "ppo" else "round" if total else "update"
+    with (
+        Trackers(config.tracking, output_dir, config.model_dump(mode="json"), resume=resume) as trackers,
+        Live(title, total, shown=shown, board=title == "ppo", unit=unit) as live,
+        watched(accelerator),
+    ):
 
         def watch(iteration: int, metrics: Mapping[str, float]) -> None:
             nonlocal is_recorded
@@ -351,7 +359,10 @@ def _with_live_log(
                 is_recorded = True
             live.watch(iteration, metrics)
 
-        return train(RunLog(output_dir, watch=watch))
+        folder = train(RunLog(output_dir, watch=watch, trackers=trackers))
+    if resume and not is_recorded:
+        warnings.warn(f"{output_dir}: this run was finished before: nothing was trained", stacklevel=1)
+    return folder
 
 
 def _say_plainly(text: str) -> None:

@@ -5,7 +5,13 @@ from operator import attrgetter
 from pathlib import Path
 
 from data.errors import UserError
-from reasoning_rl.commands import FIT_SHOWN, _say_plainly, make_accelerator, run_training
+from reasoning_rl.commands import (
+    FIT_SHOWN,
+    _say_plainly,
+    held_out_problems,
+    make_accelerator,
+    run_training,
+)
 from reasoning_rl.live import Live, table_text
 from reasoning_rl.options import parse
 
@@ -30,7 +36,14 @@ def run_dpo(args: list[str]) -> None:
     """`stepwell dpo`."""
     from reasoning_rl.dpo import DPOConfig, train_dpo
 
-    run_training(args, "dpo", DPOConfig, train_dpo, shown=DPO_SHOWN)
+    run_training(
+        args,
+        "dpo",
+        DPOConfig,
+        train_dpo,
+        shown=DPO_SHOWN,
+        held_out=lambda config: ("held-out pairs", ""),
+    )
 
 
 def run_dpo_iter(args: list[str]) -> None:
@@ -39,7 +52,13 @@ def run_dpo_iter(args: list[str]) -> None:
     from reasoning_rl.dpo_iter import DPOIterConfig
 
     run_training(
-        args, "dpo-iter", DPOIterConfig, train_dpo_iter, shown=ROUNDS_SHOWN, total=attrgetter("rounds")
+        args,
+        "dpo-iter",
+        DPOIterConfig,
+        train_dpo_iter,
+        shown=ROUNDS_SHOWN,
+        total=attrgetter("rounds"),
+        held_out=held_out_problems,
     )
 
 
@@ -48,7 +67,15 @@ def run_rft(args: list[str]) -> None:
     from reasoning_rl.compose_preference import train_rft
     from reasoning_rl.rft import RFTConfig
 
-    run_training(args, "rft", RFTConfig, train_rft, shown=ROUNDS_SHOWN, total=attrgetter("rounds"))
+    run_training(
+        args,
+        "rft",
+        RFTConfig,
+        train_rft,
+        shown=ROUNDS_SHOWN,
+        total=attrgetter("rounds"),
+        held_out=held_out_problems,
+    )
 
 
 def run_rm(args: list[str]) -> None:
@@ -62,7 +89,7 @@ def run_rm(args: list[str]) -> None:
         RMConfig,
         partial(train_reward, pair_metrics=pair_metrics),
         shown=DPO_SHOWN,
-        held_out=lambda config: ("valid/accuracy", "held-out pairs", ""),
+        held_out=lambda config: ("held-out pairs", ""),
         made="trained reward model",
     )
 
@@ -78,7 +105,7 @@ def run_duel_command(args: list[str]) -> None:
     config = DuelConfig.from_dict(parsed.values, parsed.where)
     if len(parsed.positional) < 2:
         raise UserError("which policies? stepwell duel MODEL MODEL; the verdicts are the first one's")
-    with Live("duel", 1) as live:
+    with Live("duel", None, unit="problem") as live:
         device = make_accelerator().device
         first, second = parsed.positional
         result = run_duel(first, second, config, device=device, on_progress=live.follow)

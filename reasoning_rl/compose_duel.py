@@ -106,6 +106,8 @@ def play(
     check_settings(folder, settings)
     path = folder / "duel.jsonl"
     done = {row["id"]: row for row in _whole_rows(path)}
+    if on_progress:
+        on_progress(len(done), len(problems), {})
     for start in range(0, len(problems), BATCH):
         batch = problems[start : start + BATCH]
         if all(problem.id in done for problem in batch):

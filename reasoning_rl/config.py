@@ -15,6 +15,7 @@ from data.errors import UserError, did_you_mean
 from data.settings import Settings
 from data.steps import Splitter
 from prm.lora import LoraSettings
+from prm.tracking import TrackingConfig
 from reasoning_rl.config_checks import check_together
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge
 from reasoning_rl.process_config import HackConfig, ImplicitConfig, ProverConfig
@@ -274,6 +275,7 @@ class PPOConfig(Settings):
     group: GroupConfig = GroupConfig()
     update: UpdateConfig = UpdateConfig()
     hack: HackConfig = HackConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     @property
     def pays_steps(self) -> bool:

@@ -30,6 +30,7 @@ from prm.fit import FitConfig, check_fit, fit, length_limit
 from prm.lora import LoraSettings, TrainableState, adapters_off, add_adapters, has_adapters, merge
 from prm.model import check_vocabulary, load_backbone, load_tokenizer
 from prm.sharding import compute_dtype
+from prm.tracking import TrackingConfig
 from reasoning_rl.models import disable_dropout
 from reasoning_rl.preference_examples import (
     EncodedPreference,
@@ -74,6 +75,7 @@ class DPOConfig(PairsConfig):
     lora: LoraSettings = LoraSettings()
     """Adapters on the policy. A live reference is then the policy without them: no second copy is held."""
     fit: FitConfig = FitConfig(learning_rate=1e-6)
+    tracking: TrackingConfig = TrackingConfig()
 
 
 class PreferenceObjective:

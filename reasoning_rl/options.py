@@ -40,7 +40,7 @@ def parse(
 
     Raises UserError for an unknown option (with the nearest ones), a missing value or a stray word.
     """
-    known = _annotations(model)
+    known = annotations(model)
     parsed = Parsed(values={})
     options: dict[str, Any] = {}
     queue = list(args)
@@ -95,12 +95,12 @@ def several_values(args: Sequence[str], option: str) -> list[str]:
     return words
 
 
-def _annotations(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Dotted name of every leaf field -> its type."""
+def annotations(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Return the dotted name of every leaf field -> its type."""
     found: dict[str, Any] = {}
     for name, info in model.model_fields.items():
-        nested = _nested(info)
-        found |= _annotations(nested, f"{prefix}{name}.") if nested else {prefix + name: info.annotation}
+        section = nested(info)
+        found |= annotations(section, f"{prefix}{name}.") if section else {prefix + name: info.annotation}
     return found
 
 
@@ -114,9 +114,9 @@ def describe(
     rows = []
     values = values or {}
     for name, info in model.model_fields.items():
-        nested = _nested(info)
-        if nested:
-            rows += describe(nested, merge(own_defaults(info), values.get(name, {})), f"{prefix}{name}.")
+        section = nested(info)
+        if section:
+            rows += describe(section, merge(own_defaults(info), values.get(name, {})), f"{prefix}{name}.")
             continue
         if name in values:
             default = _shown(values[name])
@@ -133,7 +133,8 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _nested(info: FieldInfo) -> type[BaseModel] | None:
+def nested(info: FieldInfo) -> type[BaseModel] | None:
+    """Return the settings class of a section, None for a field that holds a value."""
     kind = info.annotation
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
@@ -141,7 +142,7 @@ def _nested(info: FieldInfo) -> type[BaseModel] | None:
 def _value(text: str, kind: Any) -> Any:
     """YAML's reading, but 1e-4 is a number, none switches a setting off, and what is to be a text stays as it
     was typed: a folder may be named 2024-01-01."""
-    if kind is str or text in _choices(kind):
+    if kind is str or text in choices(kind):
         return text
     if text.lower() in ("none", "null"):
         return None
@@ -154,22 +155,56 @@ def _value(text: str, kind: Any) -> Any:
     return text if read is None else read
 
 
-def _choices(kind: Any) -> tuple[Any, ...]:
+def choices(kind: Any) -> tuple[Any, ...]:
     """The values a Literal (or a union with one) allows: `off` is a choice here, not YAML's false."""
     parts = get_args(kind)
     if get_origin(kind) is Literal:
         return parts
-    return tuple(choice for part in parts for choice in _choices(part))
+    return tuple(choice for part in parts for choice in choices(part))
 
 
 def _nest(path: list[str], value: Any) -> dict[str, Any]:
     return {path[0]: _nest(path[1:], value) if len(path) > 1 else value}
 
 
+SYNONYMS = {
+    "batch": "batch_size",
+    "bs": "batch_size",
+    "dataset": "data",
+    "input_file": "input",
+    "lora_r": "rank",
+    "lr": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "max_completion_length": "max_new_tokens",
+    "max_steps": "max_updates",
+    "max_tokens": "max_new_tokens",
+    "model_name": "model",
+    "model_name_or_path": "model",
+    "model_path": "model",
+    "num_epochs": "epochs",
+    "num_generations": "samples_per_problem",
+    "num_train_epochs": "epochs",
+    "out": "output_dir",
+    "output": "output_dir",
+    "per_device_train_batch_size": "micro_batch_tokens",
+    "r": "rank",
+    "report_to": "trackers",
+    "save_steps": "save_every",
+    "eval_steps": "validate_every",
+    "logging_steps": "log_every",
+    "warmup": "warmup_ratio",
+    "wd": "weight_decay",
+}
+"""What other tools call a setting -> the last part of its name here."""
+
+
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """Match the last part too: --learning-rate finds update.learning_rate."""
-    ends = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
-    near = ends or nearest(name, known, 3)
+    """Match the last part too: --learning-rate finds update.learning_rate, --fit.lr fit.learning_rate."""
+    section, _, last = name.rpartition(".")
+    lasts = (last, SYNONYMS.get(last))
+    ends = [k for k in known if k.split(".")[-1] in lasts]
+    near = [k for k in ends if k.rpartition(".")[0] == section] if section else []
+    near = near or ends or nearest(name, known, 3)
     if near:
         return "; did you mean " + " or ".join(f"--{n.replace('_', '-')}" for n in near[:3]) + "?"
     return did_you_mean(name, known) + " (see --help)"

@@ -182,6 +182,21 @@ def plan(model: Model, run: Run) -> Plan:
     )
 
 
+def fit_plan(model: Model, run: Run) -> Plan:
+    """Return what one GPU holds where a single model learns from a fixed set (SFT, PRM, cached DPO)."""
+    whole = plan(model, run)
+    return replace(
+        whole,
+        critic=0.0,
+        reference=0.0,
+        prm=0.0,
+        engine=0.0,
+        copy=0.0,
+        host=trained_bytes(model.num_parameters, run)[1],
+        traffic=whole.traffic / 2,
+    )
+
+
 def choices(run: Run) -> list[Run]:
     """Return the ways to hold the models, the fastest first."""
     engines: list[tuple[Engine, Literal["none", "optimizer", "all"]]] = [

@@ -77,6 +77,8 @@ def _score(
     by = {"prm": prm, **name_weights(prm), **name_format(spec), "data": _digest(items)}
     beginnings = [{"id": item.solution.id} for item in items]
     rows = read_finished(path, beginnings, by, field="scores", option="--output-dir")
+    if on_progress is not None:
+        on_progress(len(rows), len(items), {})
     if len(rows) < len(items):
         scorer = load_step_scorer(prm, spec, device=device, max_batch_tokens=config.max_batch_tokens).scorer
 

@@ -44,10 +44,11 @@ from prm.fit import FitConfig, fit
 from prm.model import load_backbone, load_tokenizer, new_prm
 from prm.scorer import LocalScorer
 from prm.train import PRMConfig, fit_prm
+from reasoning_rl.commands import FIT_SHOWN, PPO_SHOWN
 from reasoning_rl.compose import train_ppo
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import QuickstartConfig
-from reasoning_rl.live import Live, seconds_text
+from reasoning_rl.live import Live, is_quiet, seconds_text
 from reasoning_rl.plots import learning_curves
 from reasoning_rl.presets import merge
 from reasoning_rl.rollout.hf import HFGenerator
@@ -117,7 +118,8 @@ class Quickstart:
         record = self.folder / f"{name}.json"
         if record.exists():
             result = json.loads(record.read_text(encoding="utf-8"))
-            self.console.print(f"{name}: done before, in {seconds_text(result['seconds'])}")
+            if not is_quiet():
+                self.console.print(f"{name}: done before, in {seconds_text(result['seconds'])}")
         else:
             started = time.perf_counter()
             result = run()
@@ -141,11 +143,12 @@ def run_quickstart(config: QuickstartConfig, *, fresh: bool = False) -> dict[str
     _claim(folder, config, fresh)
     torch.set_num_threads(config.threads or cpu_count())
     run = Quickstart(config, console, Accelerator(cpu=not torch.cuda.is_available()))
-    console.print(
-        f"[bold]Stepwell quickstart[/bold], seed {config.seed}: a small policy learns word problems from "
-        "demonstrations with bad habits;\na process reward model learns to see its wrong steps; PPO-max pays "
-        "it for right ones. Everything is made here, nothing is downloaded."
-    )
+    if not is_quiet():
+        console.print(
+            f"[bold]Stepwell quickstart[/bold], seed {config.seed}: a small policy learns word problems from "
+            "demonstrations with bad habits;\na process reward model learns to see its wrong steps; PPO-max "
+            "pays it for right ones. Everything is made here, nothing is downloaded."
+        )
     run.stage("sft", lambda: _sft(run))
     before = run.stage("eval_sft", lambda: _evaluate(run, "sft"))
     run.stage("label", lambda: _label(run))
@@ -236,7 +239,7 @@ def _label(run: Quickstart) -> dict[str, Any]:
     train = make_problems(run.config.solutions, 10 * seed + 2, split="train")
     held_out = make_problems(NUM_HELD_OUT, 10 * seed + 3, split="validation")
     solutions = []
-    with Live("label", len(train), console=run.console) as live:
+    with Live("label", len(train), console=run.console, unit="solution") as live:
         for start in range(0, len(train), 500):
             solutions += labelled_samples(generator, train[start : start + 500])
             live.show(len(solutions), {})
@@ -307,9 +310,9 @@ def ppo_config(config: QuickstartConfig) -> PPOConfig:
 
 def _ppo(run: Quickstart) -> dict[str, Any]:
     settings = ppo_config(run.config)
-    from reasoning_rl.commands import PPO_SHOWN
-
-    with Live("ppo", settings.iterations, shown=PPO_SHOWN, console=run.console, board=True) as live:
+    with Live(
+        "ppo", settings.iterations, shown=PPO_SHOWN, console=run.console, board=True, unit="iteration"
+    ) as live:
         train_ppo(
             settings,
             accelerator=run.accelerator,
@@ -329,7 +332,7 @@ def _evaluate(run: Quickstart, when: str) -> dict[str, Any]:
     accuracy: dict[str, Any] = {}
     tokens = 0
     total = 4 * run.config.problems
-    with Live(f"evaluate after {when}", total, console=run.console) as live:
+    with Live(f"evaluate after {when}", total, console=run.console, unit="problem") as live:
         for difficulty in ("standard", "hard"):
             problems = make_problems(run.config.problems, 10 * run.config.seed, difficulty=difficulty)
             for how, temperature in (("greedy", 0.0), ("sampled", 1.0)):
@@ -358,8 +361,6 @@ def _generator(model: Path, seed: int) -> HFGenerator:
 
 
 def _fit_live(run: Quickstart, name: str, train: Callable[[RunLog], None]) -> None:
-    from reasoning_rl.commands import FIT_SHOWN
-
     with Live(name, None, shown=FIT_SHOWN, console=run.console) as live:
         train(RunLog(run.folder / name, watch=live.watch))
 

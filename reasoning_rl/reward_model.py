@@ -40,6 +40,7 @@ from prm.model import (
 )
 from prm.next_token import has_plain_head
 from prm.scorer import default_batch_tokens, score_in_batches, scoring
+from prm.tracking import TrackingConfig
 from reasoning_rl.models import decoder, load_reward_model
 from reasoning_rl.preference_examples import (
     EncodedPreference,
@@ -77,6 +78,7 @@ class RMConfig(PairsConfig):
     """Validation metric, larger is better (e.g. valid/accuracy), whose best weights are kept; null: off, the
     last weights are."""
     fit: FitConfig = FitConfig(learning_rate=5e-6)
+    tracking: TrackingConfig = TrackingConfig()
 
 
 class RewardTrainee(nn.Module):
@@ -176,7 +178,7 @@ def train_reward(
 ) -> Path:
     """Train as configured; return the folder of the trained model. Raises UserError for unusable input."""
     if (config.model is None) == (config.model_config_file is None):
-        raise UserError("give exactly one of model and model_config_file")
+        raise UserError("give exactly one of model and model_config_file (--model, --model-config-file)")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
     refuse_used_folder(config.output_dir, resume=resume)

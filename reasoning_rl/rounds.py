@@ -27,6 +27,7 @@ from data.schema import Problem, Sampling
 from data.settings import Settings
 from prm.checkpoint import save_model
 from prm.model import load_backbone, load_tokenizer
+from prm.tracking import TrackingConfig
 from reasoning_rl.config import Count, SampledConfig, Whole
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampled import Group, group_metrics, read_groups, sample_groups, write_groups
@@ -66,6 +67,7 @@ class RoundsConfig(Settings):
     rounds: Count = 1
     """Times that the policy is sampled and trained."""
     rollout: SampledConfig = SampledConfig(samples_per_problem=4)
+    tracking: TrackingConfig = TrackingConfig()
 
     @model_validator(mode="after")
     def _possible(self) -> "RoundsConfig":

@@ -28,6 +28,7 @@ from prm.lora import LoraSettings, add_adapters, merge
 from prm.model import check_vocabulary, load_backbone, load_config, load_tokenizer
 from prm.next_token import read_next_tokens
 from prm.sharding import compute_dtype
+from prm.tracking import TrackingConfig
 from reasoning_rl.functional import token_logprobs
 
 
@@ -50,6 +51,7 @@ class SFTConfig(Settings):
     """Most tokens of prompt, response and end token together."""
     lora: LoraSettings = LoraSettings()
     fit: FitConfig = FitConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def train_sft(
 ) -> Path:
     """Run supervised fine-tuning as configured; return the folder of the trained model."""
     if (config.model is None) == (config.model_config_file is None):
-        raise UserError("give exactly one of model and model_config_file")
+        raise UserError("give exactly one of model and model_config_file (--model, --model-config-file)")
     if config.model is None and config.tokenizer is None:
         raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
     refuse_used_folder(config.output_dir, resume=resume)

@@ -12,15 +12,21 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.files import read_jsonl, write_atomically
+from prm.tracking import Trackers
 
 MACHINE_GROUPS = ("time/", "memory/")
 
 
 class RunLog:
-    """A MetricLog writing to a run's folder. `watch` is called with every record, e.g. to redraw a table."""
+    """A MetricLog writing to a run's folder. `watch` is called with every record, e.g. to redraw a table;
+    trackers are started by `rewind` and get every record as well."""
 
     def __init__(
-        self, run_dir: str | Path, *, watch: Callable[[int, Mapping[str, float]], None] | None = None
+        self,
+        run_dir: str | Path,
+        *,
+        watch: Callable[[int, Mapping[str, float]], None] | None = None,
+        trackers: Trackers | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
         try:
@@ -30,6 +36,7 @@ class RunLog:
                 f"{self.run_dir}: cannot be the run's folder ({error.strerror}); choose another output_dir"
             ) from error
         self.watch = watch
+        self.trackers = trackers
 
     def __call__(self, iteration: int, metrics: Mapping[str, float]) -> None:
         timing = {k: v for k, v in metrics.items() if k.startswith(MACHINE_GROUPS)}
@@ -39,6 +46,8 @@ class RunLog:
         ):
             row = {"iteration": iteration, **{k: _plain(v) for k, v in sorted(values.items())}}
             _append(self.run_dir / name, json.dumps(row) + "\n")
+        if self.trackers is not None:
+            self.trackers(iteration, metrics)
         if self.watch is not None:
             self.watch(iteration, metrics)
 
@@ -52,6 +61,8 @@ class RunLog:
                     if line.endswith("\n") and json.loads(line)["iteration"] <= iteration:
                         kept.append(line)
                 write_atomically(path, "".join(kept))
+        if self.trackers is not None:
+            self.trackers.start(after=iteration)
 
 
 def _append(path: Path, line: str) -> None:

@@ -1,5 +1,7 @@
 """The command itself: help, versions, flags, and what it says at the end."""
 
+import re
+import shlex
 import subprocess
 import sys
 import warnings
@@ -8,11 +10,14 @@ from functools import reduce
 import pytest
 from cli_cases import ENVIRONMENT, failure, field_names
 
+from data.errors import Stopped, UserError
 from eval.benchmarks import BENCHMARKS
 from eval.prm_benchmarks import PRM_BENCHMARKS
 from reasoning_rl import cli
-from reasoning_rl.cli import VERBS, load, main, overview, verb_help
+from reasoning_rl.cli import VERBS, load, main
+from reasoning_rl.cli_help import overview, verb_help
 from reasoning_rl.config import PPOConfig
+from reasoning_rl.live import is_quiet
 from reasoning_rl.options import _shown, parse
 
 
@@ -36,10 +41,22 @@ def test_help_lists_every_option_of_a_command_and_an_example_that_parses(name, c
         assert f"  --{field.replace('_', '-')} (" in text
     assert ("--resume" in text) == ("resume" in VERBS[name].flags)
     assert max(map(len, text.splitlines())) <= 110
-    example = next(line for line in text.splitlines() if line.startswith("example:"))
-    words = example.split()[3:]
-    known = {"--config", *(f"--{f.replace('_', '-')}" for f in field_names(load(VERBS[name].settings)))}
-    assert {word for word in words if word.startswith("--")} <= known
+    shown = text.partition("example:  ")[2].partition("\n\n")[0]
+    assert shlex.split(shown.replace("\\\n", "")) == shlex.split(VERBS[name].example), (
+        "as pasted, also where it takes two lines"
+    )
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_the_example_of_a_command_is_one_that_its_settings_take(name) -> None:
+    verb = VERBS[name]
+    words = shlex.split(verb.example.partition(" > ")[0])
+    assert words[:2] == ["stepwell", name]
+    settings = load(verb.settings)
+    parsed = parse(words[2:], settings, flags=verb.flags, positional=len(words))
+    getattr(settings, "from_preset", settings.from_dict)(parsed.values)
+    if verb.names:
+        assert parsed.positional[0] in {word for where in verb.names for word in load(where)}
 
 
 def test_help_shows_the_defaults_of_the_preset_that_is_asked_for(capsys) -> None:
@@ -73,15 +90,66 @@ def test_the_benchmarks_are_listed(capsys) -> None:
     ]
 
 
-def test_an_interrupt_says_how_to_go_on_and_exits_with_130(monkeypatch, capsys) -> None:
+@pytest.mark.parametrize(
+    ("verb", "remedy"),
+    [
+        ("ppo", "; --resume continues where it stopped"),
+        ("eval", "; the same command continues where it stopped"),
+        ("doctor", ""),
+    ],
+)
+def test_an_interrupt_says_how_to_go_on_and_exits_with_130(verb, remedy, monkeypatch, capsys) -> None:
     def interrupted(words: list[str]) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "_dispatch", interrupted)
     with pytest.raises(SystemExit) as info:
-        main(["ppo"])
+        main([verb])
     assert info.value.code == 130
-    assert capsys.readouterr().err == "stepwell: interrupted; --resume continues where it stopped\n"
+    assert capsys.readouterr().err == f"stepwell: interrupted{remedy}\n"
+
+
+@pytest.mark.parametrize(
+    ("ends_with", "code"),
+    [
+        (None, 0),
+        (SystemExit(1), 1),
+        (UserError("a mistake"), 2),
+        (FileNotFoundError(2, "no such file", "x.jsonl"), 2),
+        (KeyboardInterrupt(), 130),
+        (Stopped("told to stop"), 143),
+    ],
+)
+def test_every_way_to_end_has_the_exit_code_that_help_states(ends_with, code, monkeypatch) -> None:
+    def run(words: list[str]) -> None:
+        if ends_with is not None:
+            raise ends_with
+
+    monkeypatch.setattr(cli, "_dispatch", run)
+    found = 0
+    try:
+        main(["doctor"])
+    except SystemExit as end:
+        found = end.code
+    assert found == code and re.search(rf"^ +{code}  \w", overview(), re.MULTILINE)
+
+
+def test_a_reader_that_goes_away_is_no_fault() -> None:
+    command = f"{sys.executable} -m reasoning_rl.cli metrics | head -1; echo ${{PIPESTATUS[0]}}"
+    child = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)
+    assert child.stdout.splitlines()[-1] in ("0", "1", "141") and child.stderr == ""
+
+
+def test_quiet_is_an_option_of_what_shows_progress_and_of_nothing_else(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("STEPWELL_QUIET", "0")  # put back afterwards
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cli, "load", lambda where: seen.append)
+    main(["eval", "gsm8k", "--quiet", "--limit", "3"])
+    assert seen == [["gsm8k", "--limit", "3"]] and is_quiet()
+    monkeypatch.undo()
+    assert "unknown option --quiet" in failure(capsys, "plan", "--quiet")
+    quiet = {name for name, verb in VERBS.items() if "quiet" in verb.flags}
+    assert quiet == {*cli.SHARED, *cli.GOES_ON}
 
 
 def test_a_warning_is_one_line_without_the_line_of_code(monkeypatch) -> None:

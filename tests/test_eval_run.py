@@ -110,7 +110,7 @@ def test_numbers_by_hand(tmp_path):
     assert (found["num_problems"], found["num_missing"], found["num_samples"]) == (3, 4, 9)
     assert found["tokens"] == 0 and found["timing"]["tokens_per_second"] is None
     assert found == json.loads((tmp_path / "result.json").read_text())
-    assert [call[:2] for call in seen] == [(6, 9), (9, 9)]
+    assert [call[:2] for call in seen] == [(0, 9), (6, 9), (9, 9)]
     assert seen[-1][2]["correct"] == pytest.approx(4 / 9)
     assert ("problems without samples (left out)", "4") in result.rows()
     assert ("maj@3", "66.7%  (95% 20.8% to 93.9%), over 3 of 7 problems") in result.rows()

@@ -106,6 +106,14 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, damage):
     torch.testing.assert_close(parts["model"].weight, before, rtol=0, atol=0)
 
 
+def test_a_checkpoint_of_another_version_is_called_so_and_not_damaged(tmp_path):
+    save_checkpoint(tmp_path, 1, trained())
+    manifest = tmp_path / "checkpoints" / "00000001" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(UserError, match=r"00000001: .* another version .*format 1.*another output_dir"):
+        load_latest(tmp_path, trained())
+
+
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
     newest = save_checkpoint(tmp_path, 1, trained())
     (newest / "manifest.json").write_text("{", encoding="utf-8")

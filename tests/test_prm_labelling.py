@@ -252,7 +252,7 @@ def test_a_killed_run_continues_to_the_same_labels(tmp_path, method):
     assert {s.label_kind for s in solutions} == {"mc_soft"}
 
     def stop(done, total, numbers):
-        if done == 2:
+        if done == 4:  # problems: the second batch of two
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

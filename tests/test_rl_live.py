@@ -5,6 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
+from reasoning_rl.commands import PPO_SHOWN
 from reasoning_rl.live import Live, seconds_text, table_text
 
 
@@ -47,8 +48,8 @@ def test_the_time_left_of_a_resumed_run_counts_only_its_own_iterations(monkeypat
         now[0] = 1.0
         live.show(90, {})
         now[0] = 10.0
-        live.show(95, {})  # 5 in 10 s: 5 more take 10 s
-    assert "ppo: 95/100, 10 s left" in text_of(console)
+        live.show(95, {})  # 5 in the 9 s since the first record: 5 more take 9 s
+    assert "ppo: 95/100, 9 s left" in text_of(console)
 
 
 def test_the_loop_may_tell_the_total() -> None:
@@ -73,6 +74,50 @@ def test_a_terminal_gets_one_bar_which_is_left_tidy() -> None:
         assert live.progress is not None
     assert "3/4" in text_of(console) and "greedy 0.5" in text_of(console)
     assert "\x1b[?25h" in text_of(console)  # cursor shown again
+
+
+def test_80_columns_hold_every_number_with_its_label(monkeypatch) -> None:
+    """Six numbers of PPO are wider than a bar's line: they stand below it, whole."""
+    now = [0.0]
+    monkeypatch.setattr("reasoning_rl.live.time.monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=24, color_system=None)
+    with Live("ppo", 1000, shown=PPO_SHOWN, console=console, board=True, unit="iteration") as live:
+        for iteration in (1, 2, 3):
+            now[0] = 40.0 * iteration
+            live.watch(iteration, dict.fromkeys(PPO_SHOWN, -0.123456 * iteration))
+    last = text_of(console).rpartition("ppo ")[2].splitlines()
+    assert "3/1000" in last[0] and "0:02:00  left 11:04:40" in last[0]  # 40 s each
+    shown = " ".join(last[1:3])
+    assert "40 s/iteration" in shown
+    for label in PPO_SHOWN.values():
+        assert f"{label} -0.37" in shown
+    assert max(map(len, last)) < 80
+
+
+def test_an_evaluation_tells_its_speed_in_what_it_counts() -> None:
+    now = [0.0]
+    console = plain_console()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("reasoning_rl.live.time.monotonic", lambda: now[0])
+        with Live("label x", None, console=console, every_seconds=0, unit="problem") as live:
+            for done in (0, 64, 128):
+                now[0] = 100.0 + done / 4
+                live.follow(done, 1319, {"tokens": 1000.0 * done})
+    lines = text_of(console).splitlines()
+    assert lines[1] == "label x: 0/1319  tokens 0"  # 100 s of loading a model are no speed
+    assert lines[2] == "label x: 64/1319, 5 min 14 s left  4 problems/s  tokens 64,000  tokens/s 4,000"
+    assert lines[3].startswith("label x: 128/1319, 4 min 58 s left  4 problems/s")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_quiet_leaves_alerts_and_nothing_else(is_terminal, monkeypatch) -> None:
+    monkeypatch.setenv("STEPWELL_QUIET", "1")
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=200, color_system=None)
+    with Live("ppo", 3, shown=PPO_SHOWN, console=console, every_seconds=0, board=True) as live:
+        for iteration in (1, 2, 3):
+            live.watch(iteration, {"reward/outcome": 1.0})
+    (line,) = text_of(console).splitlines()
+    assert line.startswith("ppo: alert, iteration 2: reward/outcome 1 (healthy")
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,17 @@ def test_a_slip_on_the_command_line_is_named(words, message) -> None:
         parse(words, Outer, flags=["resume"])
 
 
+def test_what_other_tools_call_a_setting_finds_it_here() -> None:
+    for word, meant in (
+        ("--fit.lr", "--fit.learning-rate"),
+        ("--num-train-epochs", "--fit.epochs"),
+        ("--report_to", "--tracking.trackers"),
+        ("--critic.lora-r", "--critic.lora.rank"),
+    ):
+        with pytest.raises(UserError, match=rf"unknown option {word}; did you mean .*{meant}( or|\?)"):
+            parse([word, "1"], PPOConfig if "critic" in word else SFTConfig)
+
+
 def test_a_wrong_value_is_named_by_its_dotted_path() -> None:
     with pytest.raises(UserError, match=r"command line: num_x: .*greater than or equal to 1, got 0"):
         outer("--name", "x", "--num-x", "0")

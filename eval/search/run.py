@@ -113,6 +113,8 @@ def search(
     path = out_dir / "search.jsonl"
     rows = read_recorded(path, {p.id for p in problems})
     path.touch()
+    if on_progress:
+        on_progress(len(rows), len(problems), _running(list(rows.values())) if rows else {})
     for start in range(0, len(problems), batch_size):
         batch = problems[start : start + batch_size]
         if all(p.id in rows for p in batch):
@@ -219,5 +221,5 @@ def _running(rows: Sequence[Row]) -> dict[str, float]:
     correct = sum(row["verdict"] == "correct" for row in judged)
     return {
         "correct": correct / len(judged) if judged else float("nan"),
-        "tokens": sum(row["tokens"] for row in rows) / len(rows),
+        "tokens": sum(row["tokens"] for row in rows),
     }

@@ -89,6 +89,8 @@ def label_problems(
     _claim(folder, about)
     total = Labelled()
     done = _read_progress(folder / "progress.jsonl")
+    if on_progress and not done:
+        on_progress(0, len(problems), {})
     for index, batch in enumerate(batches):
         if index < len(done):
             part = _from_row(done[index])
@@ -100,7 +102,8 @@ def label_problems(
         for name, amount in part.counts.items():
             total.count(name, amount)
         if on_progress:
-            on_progress(index + 1, len(batches), {"solutions": len(total.solutions), **asdict(total.cost)})
+            finished = min((index + 1) * settings.batch_problems, len(problems))
+            on_progress(finished, len(problems), {"solutions": len(total.solutions), **asdict(total.cost)})
     if not total.solutions:
         raise UserError(
             f"no solution of {len(problems)} problems could be labelled ({total.counts}); "
