@@ -26,7 +26,7 @@ from typing import Any, Literal
 from data.errors import UserError
 from data.files import write_atomically
 from data.schema import Preference, Problem
-from data.sources import Row, field, read_rows, show
+from data.sources import Row, Source, field, read_rows, show, shown
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def transcript(messages: Sequence[Message]) -> str:
 
 
 def read_preferences(
-    source: str | Path,
+    source: Source,
     *,
     split: str = "train",
     name: str | None = None,
@@ -73,14 +73,14 @@ def read_preferences(
             pairs.append(pair)
     if not pairs:
         raise UserError(
-            f"{source}: no pair of two different responses to one prompt (left out: {dict(left_out)})"
+            f"{shown(source)}: no pair of two different responses to one prompt (left out: {dict(left_out)})"
         )
     if left_out:
-        logger.warning("%s: %d pairs; left out: %s", source, len(pairs), dict(left_out))
+        logger.warning("%s: %d pairs; left out: %s", shown(source), len(pairs), dict(left_out))
     return pairs
 
 
-def read_prompts(source: str | Path, *, split: str = "train", limit: int | None = None) -> list[Problem]:
+def read_prompts(source: Source, *, split: str = "train", limit: int | None = None) -> list[Problem]:
     """Return the distinct prompts of a source, in order, at most `limit`; they have no answer.
 
     A row is {prompt: text or messages}, or any preference row, whose responses are left. Messages are written
@@ -99,7 +99,7 @@ def read_prompts(source: str | Path, *, split: str = "train", limit: int | None 
         if text.strip():
             prompts.setdefault(text, str(row.values.get("id", "")))
     if not prompts:
-        raise UserError(f"{source}: no prompt")
+        raise UserError(f"{shown(source)}: no prompt")
     return [
         Problem(
             id=f"prompts/{name or sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}",
