@@ -155,7 +155,7 @@ def test_batches_that_do_not_divide_are_told() -> None:
     assert size_of("mistral-large") is None
 
 
-# --- the same files with tiny random models: every path but vLLM, ZeRO and the sizes ---------------------------
+# --- the same files with tiny random models: every path but vLLM, ZeRO and the sizes
 
 
 def write(path: Path, rows: list[dict]) -> Path:
