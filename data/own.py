@@ -119,13 +119,18 @@ class OwnGrader:
 
 
 class OwnScorer:
-    """A StepScorer over a function (problem, steps) -> P(right) of every step, [0, 1] or None."""
+    """A StepScorer over a function (problem, steps) -> P(right) of every step, [0, 1] or None; or over a
+    StepScorer of the user's."""
 
     def __init__(self, name: str, plugin: Any = None) -> None:
         plugin = plugin or load_plugin(name, "scorer")
-        self.call = Call(name, "scorer", plugin, ("problem", "steps"), needs=("steps",))
+        self.whole = getattr(plugin, "score", None)
+        if self.whole is None:
+            self.call = Call(name, "scorer", plugin, ("problem", "steps"), needs=("steps",))
 
     def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        if self.whole is not None:
+            return self.whole(problems, solutions)
         return [self._one(p, list(steps)) for p, steps in zip(problems, solutions, strict=True)]
 
     def _one(self, problem: str, steps: list[str]) -> list[float | None]:

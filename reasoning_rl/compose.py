@@ -270,8 +270,12 @@ def evaluate_benchmark(
     *,
     device: Any = "cpu",
     on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    given: tuple[PreTrainedModel, Any] | None = None,
 ) -> EvalResult:
-    """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
+    """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/.
+
+    given: model and tokenizer in memory, in the place of `config.model`.
+    """
     benchmark = get_benchmark(name)
     isolation = None
     if benchmark.judges == "program":
@@ -314,7 +318,7 @@ def evaluate_benchmark(
         )
         samples = read_samples(config.samples, every)
         return evaluate(problems, samples=samples, scores=read_sample_scores(config.samples, every), **common)
-    tokenizer = load_tokenizer(config.model or "")
+    tokenizer = given[1] if given else load_tokenizer(config.model or "")
     temperature = config.temperature
     if temperature is None:
         temperature = 0.0 if config.num_samples == 1 else 1.0
@@ -328,14 +332,13 @@ def evaluate_benchmark(
     )
     # An engine keeps itself full: batches are only what a killed run may lose.
     rows = config.max_batch if config.backend == "hf" else ENGINE_ROWS
-    with open_generator(
-        config,
-        path=config.model or "",
-        tokenizer=tokenizer,
-        device=device,
-        max_batch=config.max_batch,
-        seed=config.seed,
-    ) as generator:
+    options: dict[str, Any] = {"max_batch": config.max_batch, "seed": config.seed}
+    opened: Any = open_generator(
+        config, path=config.model or "", tokenizer=tokenizer, device=device, **options
+    )
+    if given:
+        opened = contextlib.nullcontext(HFGenerator(*given, **options))
+    with opened as generator:
         return evaluate(
             problems,
             generator=generator,
