@@ -86,7 +86,7 @@ def read_prompts(source: Source, *, split: str = "train", limit: int | None = No
     A row is {prompt: text or messages}, or any preference row, whose responses are left. Messages are written
     as a transcript. Raises UserError, with file and line, for other rows.
     """
-    prompts: dict[str, str] = {}
+    prompts: dict[str, dict[str, Any]] = {}
     for row in read_rows(source, split=split):
         if limit is not None and len(prompts) >= limit:
             break
@@ -97,18 +97,25 @@ def read_prompts(source: Source, *, split: str = "train", limit: int | None = No
             prompt = field(row, "prompt", (str, list), expected="prompt")
             text = prompt if isinstance(prompt, str) else transcript(_messages(row, "prompt", prompt))
         if text.strip():
-            prompts.setdefault(text, str(row.values.get("id", "")))
+            prompts.setdefault(text, row.values)
     if not prompts:
         raise UserError(f"{shown(source)}: no prompt")
     return [
         Problem(
-            id=f"prompts/{name or sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}",
+            id=f"prompts/{values.get('id') or sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}",
             text=text,
             answer="",
             source="prompts",
+            meta=_columns(values),
         )
-        for text, name in prompts.items()
+        for text, values in prompts.items()
     ]
+
+
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says besides its prompt and responses, for a reward of the user's own."""
+    kept = {k: v for k, v in values.items() if k not in ("prompt", "chosen", "rejected", "messages")}
+    return kept | ({"messages": values["prompt"]} if isinstance(values.get("prompt"), list) else {})
 
 
 def write_preferences(path: str | Path, pairs: Sequence[Preference]) -> None:

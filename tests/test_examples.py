@@ -1,6 +1,7 @@
 """examples/ as they stand, on the built-in world with tiny models; and what else may come from memory."""
 
 import json
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -57,6 +58,16 @@ def test_every_example_is_tested_here() -> None:
     assert len(EXAMPLES) == 6 and all(f'example("{path.stem}")' in said for path in EXAMPLES)
     # Five lines of use: what a reader copies is short.
     assert all(len(path.read_text().splitlines()) < 50 for path in EXAMPLES)
+
+
+def test_the_readmes_lines_run(models, tmp_path) -> None:
+    readme = (EXAMPLES[0].parent.parent / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from reasoning_rl\.api .*?)```", readme, re.S)
+    for stage, name in (("prm", "prm"), ("sft", "policy")):
+        (tmp_path / "outputs/quickstart" / stage).mkdir(parents=True)
+        (tmp_path / "outputs/quickstart" / stage / "model").symlink_to(models / name)
+    exec(code.replace("iterations=2", "**SMALL"), {"SMALL": SMALL, "__name__": "readme"})
+    assert "reward/response" in read_metrics(str(tmp_path / "runs/own"))[-1]
 
 
 def test_score_a_solution(models) -> None:

@@ -14,12 +14,14 @@ from data import plugins
 from data.arithmetic import make_problems
 from data.errors import UserError
 from data.own import OwnGrader, OwnReward, OwnScorer, own_spans
+from data.preference_readers import read_prompts
 from data.schema import Problem, Verdict
 from data.sources import read_rows
 from data.step_readers import read_steps
 from data.steps import joiner_of, step_texts
 from reasoning_rl.cli import main
 from reasoning_rl.config import PPOConfig
+from reasoning_rl.reward_model import load_response_scorer
 from reasoning_rl.telemetry import read_metrics
 
 PAGE = (Path(__file__).parent.parent / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -137,6 +139,9 @@ def test_an_installed_package_offers_plain_names(monkeypatch) -> None:
     entry = EntryPoint("semicolon", "mymodule:split", "stepwell.splitters")
     monkeypatch.setattr(plugins, "entry_points", lambda group: [entry] if group == entry.group else [])
     sys.path.append(str(Path.cwd()))
+    ours = EntryPoint("ours", "mymodule:reward", "stepwell.rewards")
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [e for e in (entry, ours) if e.group == group])
+    assert load_response_scorer("ours").score_responses(["q"], ["abc"]) == [pytest.approx(1 - 0.003)]
     config = PPOConfig.from_preset({"policy": "x", "prm": "y", "rollout": {"splitter": "semicolon"}})
     assert step_texts("a; b", config.rollout.splitter) == ["a", "b"]
 
@@ -199,6 +204,27 @@ def test_signatures_and_values_of_the_other_kinds() -> None:
     name = plugins.name_of(lambda text: ["b", "a"])
     with pytest.raises(UserError, match="returned 'a' for the text 'a b'; return steps of the text in their"):
         own_spans(name, "a b")
+
+
+def test_a_run_whose_reward_raises_ends_in_two_lines(folder, models, capsys) -> None:
+    (folder / "wrong.py").write_text("def reward(responses):\n    return [len(r) / 0 for r in responses]\n")
+    words = ["ppo", "--policy", models / "policy", "--reward.form", "none", "--reward-model", "wrong:reward"]
+    told = failure(
+        capsys, *words, "--config", write_yaml(folder / "small.yaml", SMALL), "--output-dir", "runs/x"
+    )
+    assert (
+        "reward 'wrong:reward' raised ZeroDivisionError" in told and "(wrong.py:2) on problem 'arith" in told
+    )
+
+
+def test_dialogues_keep_their_columns_for_a_reward(folder) -> None:
+    turns = [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "b"), ("user", "c"))]
+    (problem,) = read_prompts([{"prompt": turns, "tag": "x"}])
+    seen = {}
+    OwnReward(
+        "here", lambda completions, tag, prompts: seen.update(tag=tag, prompts=prompts) or [0]
+    ).score_problems([problem], [problem.text], ["d"])
+    assert seen == {"tag": ["x"], "prompts": [turns]}
 
 
 def test_unknown_names_are_refused_before_anything_runs(models, capsys) -> None:
