@@ -5,7 +5,7 @@ verdicts = start_grading(grader, problems, responses)     # programs begin to ru
 for verdict in verdicts(): ...
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from data.protocols import Grader
@@ -35,3 +35,26 @@ def start_grading(
 def grade_all(grader: Grader, problems: Sequence[Problem], responses: Sequence[str]) -> list[Verdict]:
     """Return the verdicts, in order."""
     return start_grading(grader, problems, responses)()
+
+
+class GraderBySource:
+    """A BatchGrader over several benchmarks: each problem is judged by the grader of its `source`."""
+
+    def __init__(self, graders: Mapping[str, Grader]) -> None:
+        self.graders = graders
+
+    def __call__(self, problem: Problem, response: str) -> Verdict:
+        return self.graders[problem.source](problem, response)
+
+    def start(self, problems: Sequence[Problem], responses: Sequence[str]) -> Callable[[], list[Verdict]]:
+        rows = {name: [k for k, p in enumerate(problems) if p.source == name] for name in self.graders}
+        waits = {
+            name: start_grading(grader, [problems[k] for k in rows[name]], [responses[k] for k in rows[name]])
+            for name, grader in self.graders.items()
+        }
+
+        def wait() -> list[Verdict]:
+            found = {k: v for name in rows for k, v in zip(rows[name], waits[name](), strict=True)}
+            return [found[k] for k in range(len(problems))]
+
+        return wait

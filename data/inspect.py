@@ -101,7 +101,7 @@ def inspect_steps(
     spread = range(0, len(solutions), max(1, len(solutions) // max(1, num_examples)))
     return Inspection(
         source=str(source),
-        formats={name: FORMATS[name].meaning for name in names},
+        formats={name: FORMATS[name].meaning if name in FORMATS else "as the plug-in says" for name in names},
         num_rows=counts["rows"],
         num_records=len(solutions),
         num_problems=len({normalise_problem(s.problem) for s in solutions}),

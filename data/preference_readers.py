@@ -26,7 +26,7 @@ from typing import Any, Literal
 from data.errors import UserError
 from data.files import write_atomically
 from data.schema import Preference, Problem
-from data.sources import Row, field, read_rows, show
+from data.sources import Row, Source, field, read_rows, show, shown
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def transcript(messages: Sequence[Message]) -> str:
 
 
 def read_preferences(
-    source: str | Path,
+    source: Source,
     *,
     split: str = "train",
     name: str | None = None,
@@ -73,20 +73,20 @@ def read_preferences(
             pairs.append(pair)
     if not pairs:
         raise UserError(
-            f"{source}: no pair of two different responses to one prompt (left out: {dict(left_out)})"
+            f"{shown(source)}: no pair of two different responses to one prompt (left out: {dict(left_out)})"
         )
     if left_out:
-        logger.warning("%s: %d pairs; left out: %s", source, len(pairs), dict(left_out))
+        logger.warning("%s: %d pairs; left out: %s", shown(source), len(pairs), dict(left_out))
     return pairs
 
 
-def read_prompts(source: str | Path, *, split: str = "train", limit: int | None = None) -> list[Problem]:
+def read_prompts(source: Source, *, split: str = "train", limit: int | None = None) -> list[Problem]:
     """Return the distinct prompts of a source, in order, at most `limit`; they have no answer.
 
     A row is {prompt: text or messages}, or any preference row, whose responses are left. Messages are written
     as a transcript. Raises UserError, with file and line, for other rows.
     """
-    prompts: dict[str, str] = {}
+    prompts: dict[str, dict[str, Any]] = {}
     for row in read_rows(source, split=split):
         if limit is not None and len(prompts) >= limit:
             break
@@ -97,18 +97,25 @@ def read_prompts(source: str | Path, *, split: str = "train", limit: int | None 
             prompt = field(row, "prompt", (str, list), expected="prompt")
             text = prompt if isinstance(prompt, str) else transcript(_messages(row, "prompt", prompt))
         if text.strip():
-            prompts.setdefault(text, str(row.values.get("id", "")))
+            prompts.setdefault(text, row.values)
     if not prompts:
-        raise UserError(f"{source}: no prompt")
+        raise UserError(f"{shown(source)}: no prompt")
     return [
         Problem(
-            id=f"prompts/{name or sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}",
+            id=f"prompts/{values.get('id') or sha256(text.encode('utf-8', 'replace')).hexdigest()[:12]}",
             text=text,
             answer="",
             source="prompts",
+            meta=_columns(values),
         )
-        for text, name in prompts.items()
+        for text, values in prompts.items()
     ]
+
+
+def _columns(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row says besides its prompt and responses, for a reward of the user's own."""
+    kept = {k: v for k, v in values.items() if k not in ("prompt", "chosen", "rejected", "messages")}
+    return kept | ({"messages": values["prompt"]} if isinstance(values.get("prompt"), list) else {})
 
 
 def write_preferences(path: str | Path, pairs: Sequence[Preference]) -> None:

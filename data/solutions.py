@@ -6,17 +6,15 @@
 A row is one that `step_readers` knows (labels come along), {"problem", "steps"} or {"problem", "response"}.
 """
 
-from pathlib import Path
-
 from data.errors import UserError
 from data.schema import StepSolution
-from data.sources import Row, field, read_rows, show, texts
+from data.sources import Row, Source, field, read_rows, show, shown, texts
 from data.step_readers import FORMATS, detect_format, read_steps
 from data.steps import Splitter, step_texts
 
 
 def read_solutions(
-    source: str | Path,
+    source: Source,
     format: str = "auto",  # noqa: A002 - the word users know
     *,
     splitter: Splitter | None = "newline",
@@ -31,7 +29,7 @@ def read_solutions(
     if format == "auto":
         first = next(iter(read_rows(source, split=split)), None)
         if first is None:
-            raise UserError(f"{source}: no rows; give solutions to score")
+            raise UserError(f"{shown(source)}: no rows; give solutions to score")
         if "problem" in first.values and not _is_labelled(first):
             return [_read_plain(row, splitter) for row in read_rows(source, split=split)]
         detect_format(first)

@@ -8,7 +8,7 @@ Not a parser of meaning: what the fields say is the business of `step_readers` a
 
 import re
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,17 @@ from urllib.request import getproxies
 
 from data.errors import UserError
 from data.files import check_unicode, parse_json, read_jsonl
+from data.own import listed
+from data.plugins import Call, is_plugin, load_plugin
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT_FILE = re.compile(r"(train|test|validation|valid|val|dev)(?=[-_.])")
+
+
+Source = str | Path | Iterable[Mapping[str, Any]]
+"""A file, folder or hub id, "module:function" that returns rows, or rows in memory: a list of mappings, or a
+`datasets.Dataset` (of a DatasetDict `split` is taken)."""
 
 
 class HubError(UserError):
@@ -45,7 +52,7 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(source: str | Path, *, split: str = "train", name: str | None = None) -> Iterator[Row]:
+def read_rows(source: Source, *, split: str = "train", name: str | None = None) -> Iterator[Row]:
     """Yield the rows of a local file, a folder or a hub dataset, in order; lines and rows count from 1.
 
     file    .jsonl, .jsonl.gz, .json (an array, or JSON lines so named), .parquet: `split` plays no part
@@ -53,11 +60,19 @@ def read_rows(source: str | Path, *, split: str = "train", name: str | None = No
             only those of `split` where files are named after splits (train.jsonl, test-00000.parquet);
             `name` picks a subfolder of that name
     hub     owner/name: `split` of configuration `name`, through the datasets library and its cache
+    memory  a list of mappings, a datasets.Dataset, a DatasetDict (`split` of it)
+    own     "module:function" of the user's, which takes `split` or nothing and returns rows
 
     Raises UserError, with the place, for whatever is missing, unreadable or no object.
     """
+    if not isinstance(source, str | Path):
+        yield from _numbered(shown(source), _in_memory(source, split))
+        return
     path = Path(source)
-    if path.is_dir():
+    if isinstance(source, str) and is_plugin(source) and not path.exists():
+        call = Call(source, "reader", load_plugin(source, "reader"), ("split",))
+        yield from _numbered(source, listed(call({"split": split}, "its rows"), None, call, "its rows"))
+    elif path.is_dir():
         yield from _folder_rows(path, split, name)
     elif path.is_file():
         yield from _file_rows(path)
@@ -68,6 +83,21 @@ def read_rows(source: str | Path, *, split: str = "train", name: str | None = No
             f"{source}: no such file or folder (working folder: {Path.cwd()}); "
             f"give a {', '.join(SUFFIXES)} file, a folder of them, or a hub id owner/name"
         )
+
+
+def shown(source: Source) -> str:
+    """Return what messages call a source."""
+    return str(source) if isinstance(source, str | Path) else f"{type(source).__name__} in memory"
+
+
+def _in_memory(source: Any, split: str) -> Iterable[Any]:
+    if isinstance(source, Mapping):  # a DatasetDict, or another one of splits
+        if split not in source:
+            raise UserError(f"{shown(source)}: no split '{split}'; it has {', '.join(map(str, source))}")
+        source = source[split]
+    if not isinstance(source, Iterable):
+        raise UserError(f"{shown(source)}: no rows; give a list of mappings or a datasets.Dataset")
+    return (dict(row) if isinstance(row, Mapping) else row for row in source)
 
 
 def field(row: Row, name: str, kind: type | tuple[type, ...] = object, *, expected: str = "") -> Any:

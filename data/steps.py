@@ -12,13 +12,31 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-Splitter = Literal["newline", "blank_line", "step_marker", "code_line", "code_block"]
+from pydantic import AfterValidator
+
+from data.errors import UserError, did_you_mean
+from data.own import own_joiner, own_spans
+from data.plugins import installed, is_plugin
+
+_Known = Literal["newline", "blank_line", "step_marker", "code_line", "code_block"]
+
+
+def _check_splitter(name: str) -> str:
+    known = (*get_args(_Known), *installed("splitter"))
+    if name not in known and not is_plugin(name):
+        raise UserError(
+            f"splitter '{name}' is unknown{did_you_mean(name, known)} (your own: module:function)"
+        )
+    return name
+
+
+Splitter = Annotated[_Known | str, AfterValidator(_check_splitter)]
 """newline: one step a line. blank_line: paragraphs. step_marker: a new step at each line "Step k:", also as a
 heading or in bold (any text before the first marker belongs to the first step). code_line: a program's line,
 with its indentation. code_block: a program's statement with all that stands under it; the head of a function
-or class is a step of its own, else it all would be one step."""
+or class is a step of its own, else it all would be one step. module:function: your own (docs/plugins.md)."""
 
 _SEPARATOR: dict[str, re.Pattern[str]] = {
     "newline": re.compile(r"\n"),
@@ -39,6 +57,11 @@ JOINER: dict[str, str] = {
 }
 
 
+def joiner_of(splitter: Splitter) -> str:
+    """Return what stands between two steps that a splitter has cut."""
+    return JOINER[splitter] if splitter in JOINER else own_joiner(splitter)
+
+
 def split_steps(text: str, splitter: Splitter) -> list[tuple[int, int]]:
     """Return the character span [start, end) of every step, outer white space cut off, empty steps dropped.
 
@@ -47,6 +70,8 @@ def split_steps(text: str, splitter: Splitter) -> list[tuple[int, int]]:
     """
     if splitter in _PARTS_OF_PROGRAMS:
         return _split_program(text, by_block=splitter == "code_block")
+    if splitter not in _SEPARATOR:
+        return own_spans(splitter, text)
     spans = []
     start = 0
     cuts = list(_SEPARATOR[splitter].finditer(text))

@@ -17,20 +17,21 @@ from typing import Any, NamedTuple
 
 from data.errors import UserError, did_you_mean
 from data.schema import Problem
-from data.sources import Row, field, read_rows, show
+from data.sources import Row, Source, field, read_rows, show, shown
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _BOXED = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*(\{)?")
 
 
 def read_problems(
-    benchmark: str, source: str | Path | None = None, *, split: str | None = None, limit: int | None = None
+    benchmark: str, source: Source | None = None, *, split: str | None = None, limit: int | None = None
 ) -> list[Problem]:
     """Return the problems of a benchmark in its order, at most `limit`.
 
-    `source` is a local file, a folder or a hub id with that benchmark's fields; None: its home on the hub.
-    `split` None: the benchmark's usual one. A local file is read whole, whatever the split. An id is the
-    row's own or made from the problem's text, so it does not depend on where the rows were read from.
+    `source` is a local file, a folder, a hub id or rows in memory with that benchmark's fields; None: its
+    home on the hub. `split` None: the benchmark's usual one. A local file is read whole, whatever the
+    split. An id is the row's own or made from the problem's text, so it does not depend on where the rows
+    were read from.
 
     Raises UserError for an unknown benchmark and, with file and line, for rows that lack a field.
     """
@@ -40,7 +41,14 @@ def read_problems(
         raise UserError(f"limit must be at least 1, got {limit}; leave it out to read every problem")
     home = BENCHMARKS[benchmark]
     source = home.hub_id if source is None else source
-    config = home.config if source == home.hub_id or Path(source).is_dir() else None
+    if not isinstance(source, str | Path):
+        config = None
+    elif not source:
+        raise UserError(
+            f"benchmark '{benchmark}' has no data of its own; give a file, folder or hub id of them"
+        )
+    else:
+        config = home.config if source == home.hub_id or Path(source).is_dir() else None
     problems = []
     seen: dict[str, int] = {}
     for row in islice(read_rows(source, split=split or home.split, name=config), limit):
@@ -51,11 +59,11 @@ def read_problems(
         key = key if seen[key] == 1 else f"{key}-{seen[key]}"
         problems.append(Problem(id=f"{benchmark}/{key}", source=benchmark, **problem))
     if not problems:
-        raise UserError(f"{source}: no rows")
+        raise UserError(f"{shown(source)}: no rows")
     return problems
 
 
-def read_sft(source: str | Path, *, split: str = "train", name: str | None = None) -> list[tuple[str, str]]:
+def read_sft(source: Source, *, split: str = "train", name: str | None = None) -> list[tuple[str, str]]:
     """Return (prompt, response) pairs for supervised fine-tuning, in the order of the source.
 
     A row is {prompt, response or completion}, {problem or question, solution or answer} or a chat
@@ -66,7 +74,7 @@ def read_sft(source: str | Path, *, split: str = "train", name: str | None = Non
     """
     pairs = [_sft_pair(row) for row in read_rows(source, split=split, name=name)]
     if not pairs:
-        raise UserError(f"{source}: no rows")
+        raise UserError(f"{shown(source)}: no rows")
     return pairs
 
 
@@ -243,6 +251,48 @@ def _level(row: Row) -> int | None:
     return int(number[1])
 
 
+_TEXT_FIELDS = ("problem", "question", "prompt", "text")
+_ANSWER_FIELDS = ("answer", "final_answer", "ground_truth", "target")
+
+
+def _read_own(row: Row) -> dict[str, Any]:
+    """problem, question, prompt or text: a text or messages; an answer under any usual name, or in the last
+    box of a solution, or none. What else the row holds stays at hand for a grader or reward of one's own."""
+    name = next((name for name in _TEXT_FIELDS if name in row.values), _TEXT_FIELDS[0])
+    asked = field(row, name, (str, list), expected=" or ".join(_TEXT_FIELDS))
+    values = {key: value for key, value in row.values.items() if key not in ("messages", name)}
+    if isinstance(asked, list):
+        values["messages"] = asked
+        asked = _said(row, name, asked)
+    solution = row.values.get("solution")
+    solution = solution if isinstance(solution, str) else ""
+    answer = next((row.values[key] for key in _ANSWER_FIELDS if row.values.get(key) is not None), None)
+    if answer is None:
+        answer = last_boxed(solution) or ""
+    if not isinstance(answer, str | int | float):
+        raise UserError(f"{row.where}: the answer must be a text or a number, got {show(answer)}")
+    return {
+        "id": None if row.values.get("id") is None else str(row.values["id"]),
+        "text": asked,
+        "answer": str(answer).rpartition("####")[2].strip(),
+        "solution": solution,
+        "meta": values,
+    }
+
+
+def _said(row: Row, name: str, messages: list[Any]) -> str:
+    """The text of a prompt's messages: a system message, if any, before the user's. Longer dialogues are for
+    the benchmark `prompts`."""
+    known = [message for message in messages if isinstance(message, dict)]
+    roles = [message.get("role") for message in known]
+    if len(known) < len(messages) or roles not in (["user"], ["system", "user"]):
+        raise UserError(
+            f"{row.where}: field '{name}' must be one user message, a system message before it or none, got "
+            f"the roles {', '.join(map(str, roles)) or '(none)'}; dialogues: problems_format prompts"
+        )
+    return "\n\n".join(str(message.get("content", "")) for message in known)
+
+
 class Benchmark(NamedTuple):
     hub_id: str
     config: str | None
@@ -262,6 +312,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "amc23": Benchmark("math-ai/amc23", None, "test", _read_contest),
     "olympiadbench": Benchmark("Hothan/OlympiadBench", "OE_TO_maths_en_COMP", "train", _read_olympiad),
     "minerva_math": Benchmark("math-ai/minervamath", None, "test", _read_minerva),
+    "rows": Benchmark("", None, "train", _read_own),
 }
 
 

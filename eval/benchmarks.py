@@ -8,13 +8,15 @@ A benchmark is one line of BENCHMARKS. Nothing is generated here: that is eval.r
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data.errors import UserError, did_you_mean
+from data.own import OwnGrader, listed
+from data.plugins import Call, installed, is_plugin, load_plugin
 from data.protocols import Grader
 from data.schema import Problem, Verdict
 from data.sources import HubError
@@ -45,6 +47,8 @@ class Benchmark:
     """program: the response is code, which the sandbox runs; `chain` plays no part."""
     validation_split: str | None = None
     """Split to watch while training on "train"; None: it has none besides the one that is reported."""
+    grade: Callable[..., object] | None = None
+    """A grader of the user's own (data.own.OwnGrader says what it takes and returns); None: by `judges`."""
 
 
 def _read_made(
@@ -156,6 +160,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             256,
             _read_prompts,
         ),
+        _answers(
+            "rows", "your own rows: a problem under any usual name, an answer", "boxed_chat", "math", 1024
+        ),
         _programs("humaneval", "164 Python functions to complete, hand-written tests", "code_complete", 512),
         _programs("humaneval_plus", "HumanEval with EvalPlus' many more inputs", "evalplus_humaneval", 768),
         _programs("mbpp", "974 short Python tasks, 3 asserts each; the test split has 500", "code_task", 512),
@@ -168,9 +175,30 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 def get_benchmark(name: str) -> Benchmark:
     """Return the benchmark. Raises UserError that names the nearest ones."""
-    if name not in BENCHMARKS:
-        raise UserError(f"benchmark '{name}' is unknown{did_you_mean(name, BENCHMARKS)}")
-    return BENCHMARKS[name]
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    if is_plugin(name) or name in (others := installed("benchmark")):
+        return _own_benchmark(name)
+    raise UserError(
+        f"benchmark '{name}' is unknown{did_you_mean(name, (*BENCHMARKS, *others))} (your own: module:name)"
+    )
+
+
+def _own_benchmark(name: str) -> Benchmark:
+    """A `Benchmark`, or a function that returns problems or rows of them."""
+    found = load_plugin(name, "benchmark")
+    if isinstance(found, Benchmark):
+        return replace(found, name=name)
+    call = Call(name, "benchmark", found, ("source", "split", "limit", "difficulty", "seed"))
+
+    def read(source: str | Path | None, *, limit: int | None, **options: Any) -> list[Problem]:
+        made = listed(call({"source": source, "limit": limit, **options}, "its problems"), None, call, "it")
+        if not all(isinstance(one, Problem) for one in made):
+            return _read_stored("rows", False, made, limit=limit, **{**options, "difficulty": "standard"})
+        return [one if one.source else replace(one, source=name) for one in made[:limit]]
+
+    usual = BENCHMARKS["rows"]
+    return replace(usual, name=name, description=str(found.__doc__ or name).splitlines()[0], read=read)
 
 
 def read_benchmark(
@@ -192,7 +220,11 @@ def read_benchmark(
 
 
 def make_grader(
-    name: str, *, timeout_s: float | None = None, partial_credit: Literal["off", "tests", "errors"] = "off"
+    name: str,
+    own: str | None = None,
+    *,
+    timeout_s: float | None = None,
+    partial_credit: Literal["off", "tests", "errors"] = "off",
 ) -> Grader:
     """Return the function (problem, response) -> Verdict of a benchmark.
 
@@ -201,8 +233,14 @@ def make_grader(
     bounds one comparison or the tests of one program; 10 s unless given, so that a busy machine changes no
     verdict. A grader of programs judges many at once (data.grading.start_grading); `partial_credit` is what
     it gives wrong ones (eval.code_grader.PartialCredit); the others have no use for it.
+
+    `own` is a grader of the user's, "module:function", in the benchmark's place.
     """
+    if own is not None:
+        return OwnGrader(own)
     benchmark = get_benchmark(name)
+    if benchmark.grade is not None:
+        return OwnGrader(name, benchmark.grade)
     if benchmark.judges == "program":
         from eval.code_grader import TIMEOUT_S, make_code_grader
         from eval.code_pool import CodePool

@@ -16,7 +16,7 @@ def running_sum(values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def by_doubling(values: Tensor) -> Tensor:
-    """Return the cumulative sum over the last dimension by log2(N) shifted additions (Hillis, Steele 1986)."""
+    """Return the sums over the last dimension in log2(N) shifted additions (Hillis, Steele 1986)."""
     shift = 1
     while shift < values.shape[-1]:
         head, tail = values[..., :shift], values[..., shift:] + values[..., :-shift]

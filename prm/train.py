@@ -51,7 +51,7 @@ class PRMConfig(Settings):
     data: str
     """Step-labelled solutions: file, folder or hub id."""
     format: str = "auto"
-    """Format of the data; auto: told from its fields."""
+    """Format of the data; auto: told from its fields; module:function: a reader of your own."""
     neutral: Literal["positive", "half", "negative", "mask", "class"] = "positive"
     """What a neutral rating of PRM800K counts as; class: a class of its own (objective: three_class)."""
     objective: Objective = "cross_entropy"

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.grading import grade_all
+from data.own import OwnReward, OwnScorer, reward_problems
+from data.plugins import is_plugin
 from data.prompts import describe_template, get_template, render
 from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
 from data.task_readers import read_sft
 from eval.answers import extract_answer
-from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader, make_public_check, read_benchmark
+from eval.benchmarks import get_benchmark, make_grader, make_public_check, read_benchmark
 from eval.run import EvalResult, evaluate
 from eval.sample_files import read_sample_scores, read_samples
 from prm.checkpoint import refuse_used_folder, save_model
@@ -28,6 +30,7 @@ from prm.lora import merge, save_adapters
 from prm.model import is_stepwell_prm, load_backbone, load_prm, load_tokenizer
 from prm.scorer import LocalScorer
 from prm.sharding import compute_dtype
+from reasoning_rl.compose_problems import VALIDATION_SEED, make_run_grader, read_pool, sources_of
 from reasoning_rl.compose_signals import make_signals
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.eval_config import EvalConfig
@@ -41,7 +44,7 @@ from reasoning_rl.models import (
 from reasoning_rl.offload import VisitingScorer
 from reasoning_rl.ppo import run_ppo
 from reasoning_rl.ptx import Demonstrations
-from reasoning_rl.reward_model import ResponseRewardModel
+from reasoning_rl.reward_model import ResponseRewardModel, load_response_scorer
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.rollout.make import make_generator
 from reasoning_rl.rollout.pool import EngineChoice, open_generator
@@ -49,7 +52,6 @@ from reasoning_rl.rounds import RoundsConfig
 from reasoning_rl.sft import encode_pairs
 from reasoning_rl.shares import refuse_what_needs_one_process
 
-VALIDATION_SEED = 1_000_003
 ENGINE_ROWS = 1024
 """Sequences that an evaluation hands over to engines at once, however many they are and take."""
 
@@ -61,40 +63,41 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     """
     refuse_used_folder(config.output_dir, resume=resume)
     refuse_what_needs_one_process(config, accelerator.num_processes)
-    name = config.problems_format or config.problems
-    if name not in BENCHMARKS and config.problems_format is None and Path(name).exists():
-        raise UserError(
-            f"{config.problems}: is a file or folder; set problems_format to the benchmark whose form it has"
-        )
-    source = config.problems if config.problems_format else None
-    if get_benchmark(name).judges == "program":
+    sources = sources_of(config)
+    if any(get_benchmark(name).judges == "program" for name, _ in sources):
         check_isolation(allow_unsandboxed=config.allow_unsandboxed)
-    problems, held_out = _problems(config, name, source)
+    problems, held_out = read_pool(config, sources)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(
             f"{config.problems}: {len(problems)} training problems beside {len(held_out)} held out, fewer "
             f"than rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it or "
             "num_validation, or raise num_problems"
         )
-    grader = make_grader(
-        name, timeout_s=config.reward.test_timeout_s, partial_credit=config.reward.partial_credit
+    grader = make_run_grader(
+        config,
+        sources,
+        timeout_s=config.reward.test_timeout_s,
+        partial_credit=config.reward.partial_credit,
     )
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = None if config.lora.rank else load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
     reward_model: ResponseScorer | None = None
     if config.reward_model is not None:
-        reward_model = ResponseRewardModel.load(config.reward_model, device=accelerator.device)
+        reward_model = load_response_scorer(config.reward_model, device=accelerator.device)
     engine = config.rollout.engine
     # Before the learner: its engine may change the policy's number format in place.
-    signals = make_signals(config, policy, tokenizer, make_grader(name), accelerator)
+    signals = make_signals(config, policy, tokenizer, make_run_grader(config, sources), accelerator)
     critic = _critic(config, policy, tokenizer, scorer)
     for one in (scorer, reward_model):
         if isinstance(one, LocalScorer | ResponseRewardModel):  # published ones are loaded so
             one.model.to(compute_dtype(accelerator))  # type: ignore[arg-type]  # wrapped: loses self
     if config.offload == "frozen":  # before policy and critic take their place
-        scorer = scorer and VisitingScorer(scorer, accelerator.device)
-        reward_model = reward_model and VisitingScorer(reward_model, accelerator.device)
+        place = accelerator.device
+        scorer, reward_model = (
+            one if one is None or isinstance(one, OwnReward | OwnScorer) else VisitingScorer(one, place)
+            for one in (scorer, reward_model)
+        )
     learner = Learner(
         config,
         accelerator,
@@ -170,13 +173,17 @@ def _critic(
         return None
     if config.critic.init == "reward_model":
         path = config.critic.reward_model or config.reward_model or ""
+        if is_plugin(path):
+            raise UserError(f"critic.init: reward_model needs a model, and {path} is a function; set policy")
         _same_tokens("reward_model", load_tokenizer(path), tokenizer)
         return critic_from_reward_model(load_reward_model(path))
     if config.critic.init == "policy" or scorer is None:
         return critic_from_policy(policy)
     if isinstance(scorer, LocalScorer):
         prm, prm_tokenizer = scorer.model, scorer.tokenizer
-    elif config.prm is not None and is_stepwell_prm(config.prm):  # the engine holds the scorer's weights
+    elif (
+        config.prm is not None and not is_plugin(config.prm) and is_stepwell_prm(config.prm)
+    ):  # the engine holds the scorer's weights
         prm, prm_tokenizer = load_prm(config.prm), load_tokenizer(config.prm)
     else:
         raise UserError("critic.init: prm needs a reward model trained here; set critic.init: policy")
@@ -190,24 +197,6 @@ def _same_tokens(init: str, own: Any, tokenizer: Any) -> None:
             f"critic.init: {init} needs a reward model with the policy's tokenizer, and theirs differ; "
             "set critic.init: policy (the reward model itself may use any tokenizer)"
         )
-
-
-def _problems(
-    config: PPOConfig | RoundsConfig, name: str, source: str | None
-) -> tuple[list[Problem], list[Problem]]:
-    """Return (training problems, held-out problems). Without a split of its own for validation, the last
-    `num_validation` training problems are held out; a benchmark's test split is never touched."""
-    options: dict[str, Any] = {"source": source, "difficulty": config.difficulty}
-    if get_benchmark(name).validation_split:
-        train = read_benchmark(name, split="train", limit=config.num_problems, seed=config.seed, **options)
-        if not config.num_validation:
-            return train, []
-        return train, read_benchmark(
-            name, split="validation", limit=config.num_validation, seed=VALIDATION_SEED, **options
-        )
-    pool = read_benchmark(name, split="train", limit=config.num_problems + config.num_validation, **options)
-    cut = max(0, len(pool) - config.num_validation)
-    return pool[:cut], pool[cut:]
 
 
 def _validation(
@@ -242,7 +231,8 @@ def _validation(
                 accuracies[f"valid/{label}"] = verdicts.count("correct") / max(judged, 1)
             if reward_model is not None:
                 texts = [s[0].text for s in drawn]
-                rewards = [r for r in reward_model.score_responses(prompts, texts) if r is not None]
+                paid = reward_problems(reward_model, problems, prompts, texts)
+                rewards = [reward for reward in paid if reward is not None]
                 accuracies[f"valid/{label}_reward"] = sum(rewards) / max(len(rewards), 1)
         return accuracies
 
@@ -281,8 +271,12 @@ def evaluate_benchmark(
     *,
     device: Any = "cpu",
     on_progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+    given: tuple[PreTrainedModel, Any] | None = None,
 ) -> EvalResult:
-    """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/."""
+    """Evaluate a model, or existing samples, on a benchmark; everything goes to output_dir/name/.
+
+    given: model and tokenizer in memory, in the place of `config.model`.
+    """
     benchmark = get_benchmark(name)
     isolation = None
     if benchmark.judges == "program":
@@ -298,7 +292,7 @@ def evaluate_benchmark(
     template = config.template or benchmark.template
     common: dict[str, Any] = {
         "out_dir": Path(config.output_dir) / name,
-        "grader": make_grader(name),
+        "grader": make_grader(name, config.grader),
         "extract": (lambda text: extract_answer(text, benchmark.chain)) if benchmark.chain else None,
         "passes_public": make_public_check(name),
         "settings": {
@@ -325,7 +319,7 @@ def evaluate_benchmark(
         )
         samples = read_samples(config.samples, every)
         return evaluate(problems, samples=samples, scores=read_sample_scores(config.samples, every), **common)
-    tokenizer = load_tokenizer(config.model or "")
+    tokenizer = given[1] if given else load_tokenizer(config.model or "")
     temperature = config.temperature
     if temperature is None:
         temperature = 0.0 if config.num_samples == 1 else 1.0
@@ -339,14 +333,13 @@ def evaluate_benchmark(
     )
     # An engine keeps itself full: batches are only what a killed run may lose.
     rows = config.max_batch if config.backend == "hf" else ENGINE_ROWS
-    with open_generator(
-        config,
-        path=config.model or "",
-        tokenizer=tokenizer,
-        device=device,
-        max_batch=config.max_batch,
-        seed=config.seed,
-    ) as generator:
+    options: dict[str, Any] = {"max_batch": config.max_batch, "seed": config.seed}
+    opened: Any = open_generator(
+        config, path=config.model or "", tokenizer=tokenizer, device=device, **options
+    )
+    if given:
+        opened = contextlib.nullcontext(HFGenerator(*given, **options))
+    with opened as generator:
         return evaluate(
             problems,
             generator=generator,

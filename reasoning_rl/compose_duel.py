@@ -25,7 +25,7 @@ from prm.model import load_backbone, load_tokenizer
 from reasoning_rl.compose import check_isolation
 from reasoning_rl.duel import DuelConfig, Referee, by_answer, by_judge, by_reward
 from reasoning_rl.preference_examples import chat_renderer
-from reasoning_rl.reward_model import ResponseRewardModel
+from reasoning_rl.reward_model import load_response_scorer
 from reasoning_rl.rollout.hf import HFGenerator
 
 BATCH = 64
@@ -170,7 +170,7 @@ def _whole_rows(path: Path) -> list[dict[str, Any]]:
 
 def _referee(name: str, config: DuelConfig, device: Any) -> Referee:
     if config.reward_model is not None:
-        return by_reward(ResponseRewardModel.load(config.reward_model, device=device), config.tie_margin)
+        return by_reward(load_response_scorer(config.reward_model, device=device), config.tie_margin)
     if config.judge is None and name == "prompts":
         raise UserError("prompts without an answer need a judge: give --reward-model or --judge")
     if config.judge is None:

@@ -12,12 +12,13 @@ from data.arithmetic import judge_steps
 from data.errors import UserError
 from data.protocols import MetricLog, ResponseScorer, StepScorer
 from data.schema import Problem
-from eval.benchmarks import BENCHMARKS, get_benchmark, make_grader
+from eval.benchmarks import get_benchmark
 from eval.metrics import ece, wilson_interval
 from prm.fit import check_fit
 from prm.losses import bradley_terry
 from prm.model import load_tokenizer
-from reasoning_rl.compose import _problems, _validation, check_isolation, load_step_scorer
+from reasoning_rl.compose import _validation, check_isolation, load_step_scorer
+from reasoning_rl.compose_problems import make_run_grader, read_pool, sources_of
 from reasoning_rl.dpo_iter import DPOIterConfig, LearnPreferences
 from reasoning_rl.rft import LearnRight, RFTConfig
 from reasoning_rl.rollout.make import PolicyEngine
@@ -47,9 +48,9 @@ def train_dpo_iter(config: DPOIterConfig, *, accelerator: Any, log: MetricLog, r
     learn = LearnPreferences(config, load_tokenizer(config.policy), accelerator)
     reward_model: ResponseScorer | None = None
     if config.reward_model is not None:
-        from reasoning_rl.reward_model import ResponseRewardModel
+        from reasoning_rl.reward_model import load_response_scorer
 
-        reward_model = ResponseRewardModel.load(config.reward_model, device=accelerator.device)
+        reward_model = load_response_scorer(config.reward_model, device=accelerator.device)
     return _run(
         config, learn, lambda _, current: current, accelerator, log, reward_model=reward_model, resume=resume
     )
@@ -93,22 +94,18 @@ def _run(
     reward_model: ResponseScorer | None = None,
     resume: bool,
 ) -> Path:
-    name = config.problems_format or config.problems
-    if name not in BENCHMARKS and config.problems_format is None and Path(name).exists():
-        raise UserError(
-            f"{config.problems}: is a file or folder; set problems_format to the benchmark whose form it has"
-        )
-    if get_benchmark(name).judges == "program":
+    sources = sources_of(config)
+    if any(get_benchmark(name).judges == "program" for name, _ in sources):
         check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     refuse_engine_of_one_process(config.rollout.engine, accelerator.num_processes)
     check_fit(config.fit, config.fit.batch_size, accelerator.num_processes)
-    problems, held_out = _problems(config, name, config.problems if config.problems_format else None)
+    problems, held_out = read_pool(config, sources)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(
             f"{config.problems}: {len(problems)} training problems, fewer than "
             f"rollout.problems_per_iteration {config.rollout.problems_per_iteration}; lower it"
         )
-    grader = make_grader(name)
+    grader = make_run_grader(config, sources)
     scorer = _scorer(config, problems, accelerator.device)
     with contextlib.ExitStack() as stack:
         engine = None

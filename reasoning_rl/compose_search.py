@@ -82,7 +82,7 @@ def search_benchmark(
                 scorer=scorer,
                 stop=stop,
             ),
-            grader=make_grader(name),
+            grader=make_grader(name, config.grader),
             extract=extract,
             out_dir=folder,
             seed=config.seed,

@@ -47,7 +47,7 @@ class SampledConfig(Settings):
     """Sequences decoded together; lower it when memory runs out."""
     splitter: Splitter = "newline"
     """What ends a reasoning step; must match how the reward model was trained. code_block, code_line: of
-    programs."""
+    programs; module:function: your own."""
     template: str = "plain"
     """Prompt template (data.prompts); must match how the policy was fine-tuned."""
     engine: EngineConfig = EngineConfig()
@@ -227,16 +227,21 @@ class PPOConfig(Settings):
     policy: str
     """Folder or hub id of the policy, normally after SFT."""
     prm: str | None = None
-    """Folder or hub id of the process reward model; off trains on the outcome alone (reward.form none)."""
+    """Folder or hub id of the process reward model, or your own step scorer, module:function; off trains on
+    the outcome alone (reward.form none)."""
     prm_format: str | None = None
-    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    """PRM format: a name (`stepwell score --list`), a .yaml file or your own, module:name; none: recognised
+    from the model."""
     prm_backend: Literal["local", "vllm"] = "local"
     """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
     reward_model: str | None = None
-    """Folder of a reward model of whole responses (`stepwell rm`); it pays the outcome in place of the
-    verified answer, also for prompts without one (problems_format: prompts)."""
-    problems: str = "arithmetic"
-    """Benchmark name, or a file or folder of problems."""
+    """Folder of a reward model of whole responses (`stepwell rm`), or your own module:function; it pays the
+    outcome in place of the verified answer, also for prompts without one (problems_format: prompts)."""
+    grader: str | None = None
+    """Your own function that judges answers, module:function (docs/plugins.md); none: the benchmark's."""
+    problems: str | tuple[str, ...] = "arithmetic"
+    """Benchmark name, or a file or folder of problems; several as a list, [gsm8k, math], or from files of
+    yours as [gsm8k=FILE, math=FILE]. Each is judged its own way; drawn are all alike, so larger ones more."""
     problems_format: str | None = None
     """Benchmark whose format a file has; off when `problems` is itself a name."""
     difficulty: str = "standard"
@@ -244,7 +249,9 @@ class PPOConfig(Settings):
     allow_unsandboxed: bool = False
     """Run model-written programs also where this machine offers nothing that keeps them in."""
     num_problems: Count = 20_000
-    """Problems in the training pool."""
+    """Problems in the training pool, of each source of `problems`."""
+    exclude: tuple[str, ...] = ()
+    """Benchmarks (NAME or NAME=FILE) whose problems are not trained on: those that you will report."""
     demonstrations: str | None = None
     """File of prompt/response rows for ptx_coef."""
     output_dir: str = "outputs/ppo"

@@ -34,7 +34,7 @@ class DPOIterConfig(RoundsConfig):
     """What responses are ranked by: the verified answer, the lowest step score, the step score among equal
     answers (both), or a reward model."""
     reward_model: str | None = None
-    """Folder or hub id of a reward model of responses (score: reward_model)."""
+    """Folder or hub id of a reward model of responses, or your own module:function (score: reward_model)."""
     pairs_per_problem: int = Field(2, ge=1)
     """Most pairs of one problem; of steps, of one prefix."""
     min_gap: float = Field(0.0, ge=0)

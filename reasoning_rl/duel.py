@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from pydantic import Field, model_validator
 
 from data.errors import UserError
+from data.own import reward_problems
 from data.protocols import Grader, ResponseScorer, TextGenerator
 from data.schema import Problem, Sampling
 from data.settings import Settings
@@ -33,7 +34,7 @@ class DuelConfig(Settings):
     limit: Count = 500
     """Compare on the first so many problems."""
     reward_model: str | None = None
-    """Folder of a reward model that judges (`stepwell rm`)."""
+    """Folder of a reward model that judges (`stepwell rm`), or your own module:function."""
     judge: str | None = None
     """Folder or hub id of a language model that judges in writing; none, and no reward_model: the verified
     answer decides, right beats wrong."""
@@ -79,7 +80,7 @@ def by_reward(model: ResponseScorer, tie_margin: float = 0.0) -> Referee:
     def judge(
         problems: Sequence[Problem], prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> list[Verdict]:
-        both = (model.score_responses(prompts, side) for side in (first, second))
+        both = (reward_problems(model, problems, prompts, side) for side in (first, second))
         return [_compare(a, b, tie_margin) for a, b in zip(*both, strict=True)]
 
     return judge

@@ -19,6 +19,8 @@ class EvalConfig(EngineChoice):
     """Folder or hub id of the model to sample from."""
     samples: str | None = None
     """JSON lines {"id" (or "problem", its text), "response"} of existing responses, one or more a problem."""
+    grader: str | None = None
+    """Your own function that judges answers, module:function (docs/plugins.md); none: the benchmark's."""
     source: str | None = None
     """File, folder or hub id of the problems; none takes the benchmark's own hub id."""
     split: str | None = None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from data.grading import start_grading
+from data.own import reward_problems
 from data.protocols import Grader, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sample, Sampling
 from data.steps import Splitter, split_steps, step_end_tokens, token_char_ends
@@ -152,7 +153,7 @@ def reward_responses(
     A truncated response gets 0 unseen; one that does not fit the model's context is not judged.
     """
     prompts = [render(problem.text) for problem in rollout.problems]
-    rewards = reward_model.score_responses(prompts, rollout.responses)
+    rewards = reward_problems(reward_model, rollout.problems, prompts, rollout.responses)
     judged = torch.tensor([reward is not None for reward in rewards]) | ~rollout.complete
     return torch.tensor([reward or 0.0 for reward in rewards]) * rollout.complete, judged
 

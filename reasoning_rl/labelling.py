@@ -71,7 +71,7 @@ def label_benchmark(
     ) as generator:
         completer = Completer(
             generator,
-            make_grader(name),
+            make_grader(name, config.grader),
             prompt=lambda text: render(template, text, tokenizer),
             sampling=Sampling(
                 max_new_tokens=config.max_new_tokens or benchmark.max_new_tokens,

@@ -146,7 +146,7 @@ def _value(text: str, kind: Any) -> Any:
         return text
     if text.lower() in ("none", "null"):
         return None
-    if kind == str | None:
+    if kind == str | None or (str in get_args(kind) and not text.startswith("[")):
         return text
     try:
         read = float(text) if "e" in text.lower() and text[:1] in "+-.0123456789" else yaml.safe_load(text)

@@ -32,3 +32,14 @@ class PlanConfig(Settings):
     """GPUs that share one colocated engine."""
     kv_tokens: Count = 131_072
     """Tokens of a colocated engine's cache."""
+    run: str | None = None
+    """Config file of a `stepwell ppo` run: sizes (by the models' names), adapters, micro-batch and sampling
+    are taken from it where they are not given here; its batches and its estimated cost are shown."""
+    gpu_tflops: Annotated[float, Field(gt=0)] = 312.0
+    """Dense bf16 TFLOP/s of one GPU, from its data sheet, for the estimate of the cost (of run)."""
+    gpu_gb_s: Annotated[float, Field(gt=0)] = 2039.0
+    """Memory bandwidth of one GPU in GB/s, likewise."""
+    utilisation: Annotated[float, Field(gt=0, le=1)] = 0.35
+    """Share of the TFLOP/s that training reaches: a guess until you have measured it, likewise."""
+    sampling_gpus: Count | None = None
+    """GPUs of separate vLLM servers, likewise; none: those that train."""

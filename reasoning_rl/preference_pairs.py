@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from data.aggregation import aggregate
 from data.schema import Preference, StepSolution
-from data.steps import JOINER, Splitter
+from data.steps import Splitter, joiner_of
 from prm.pairs import iterate_pairs
 from reasoning_rl.sampled import Group, ScoreBy, ScoredResponse
 
@@ -64,7 +64,7 @@ def step_pairs(
     the line break behind it. Source: Step-DPO, arXiv:2406.18629; differs: the right step is another sample's,
     where the paper samples one anew after the prefix.
     """
-    joiner = JOINER[splitter]
+    joiner = joiner_of(splitter)
     pairs = []
     for group in groups:
         solutions, whole = [], set()

@@ -20,7 +20,9 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from data.errors import UserError
-from data.protocols import MetricLog
+from data.own import OwnReward
+from data.plugins import installed, is_plugin
+from data.protocols import MetricLog, ResponseScorer
 from data.schema import Preference
 from prm.batching import drop_overlong
 from prm.best import BestWeights
@@ -272,6 +274,13 @@ def fit_reward(
         config.normalise == "standardise",
     )
     return trainee.model
+
+
+def load_response_scorer(path: str, *, device: Any = "cpu") -> ResponseScorer:
+    """Return a reward model of a folder or hub id, or the user's function "module:function" (data.own)."""
+    if is_plugin(path) or path in installed("reward"):
+        return OwnReward(path)
+    return ResponseRewardModel.load(path, device=device)
 
 
 def _store_moments(

@@ -48,6 +48,8 @@ class RoundsConfig(Settings):
     arithmetic world; none: answers alone count."""
     prm_format: str | None = None
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    grader: str | None = None
+    """Your own function that judges answers, module:function (docs/plugins.md); none: the benchmark's."""
     problems: str = "arithmetic"
     """Benchmark name, or a file or folder of problems."""
     problems_format: str | None = None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from data.aggregation import aggregate
 from data.files import read_jsonl, write_atomically
 from data.grading import grade_all
+from data.own import reward_problems
 from data.protocols import Grader, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sample, Sampling
 from data.steps import Splitter, step_texts
@@ -85,7 +86,9 @@ def sample_groups(
         step_scores = scorer.score([p.text for p, _ in owners], steps)
     rewards: Sequence[float | None] = [None] * len(flat)
     if reward_model is not None:
-        rewards = reward_model.score_responses([prompt for _, prompt in owners], [s.text for s in flat])
+        rewards = reward_problems(
+            reward_model, [p for p, _ in owners], [prompt for _, prompt in owners], [s.text for s in flat]
+        )
     responses = [
         ScoredResponse(
             text=sample.text,

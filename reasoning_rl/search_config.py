@@ -23,6 +23,8 @@ class SearchConfig(EngineChoice):
     """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
     prm_backend: Literal["local", "vllm"] = "local"
     """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
+    grader: str | None = None
+    """Your own function that judges answers, module:function (docs/plugins.md); none: the benchmark's."""
     method: SearchMethod = "best_of_n"
     """majority, best_of_n and weighted_vote choose among n responses; beam and dvts also steer them."""
     n: Count = 16

@@ -22,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
 OURS = {*ALLOWED, "tests", "benchmarks"}
 
 COMPOSITION_ROOTS = [
-    f"reasoning_rl/{name}.py" for name in ("commands*", "compose*", "labelling", "prm_eval", "quickstart")
+    f"reasoning_rl/{name}.py"
+    for name in ("api", "commands*", "compose*", "labelling", "prm_eval", "quickstart")
 ]
 """Files (patterns) that put the parts together: they alone may import eval, and print."""
 

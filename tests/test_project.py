@@ -136,7 +136,7 @@ def test_files_name_no_machine_and_no_package_index() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "scripts"])
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "scripts"])
 def test_programs_beside_the_packages_import_what_exists(folder: str) -> None:
     """Many of their imports stand in functions: hours may pass before they run."""
     absent = []

@@ -9,15 +9,17 @@ docs/step_data.md says what the labels of each format mean and where its traps a
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from data.errors import UserError, did_you_mean
 from data.files import write_atomically
+from data.own import listed
+from data.plugins import Call, installed, is_plugin, load_plugin
 from data.schema import StepSolution
-from data.sources import field, read_rows
+from data.sources import Row, Source, field, read_rows, shown
 from data.step_readers.formats import FORMATS, detect_format
-from data.step_readers.own import stepwell_row
+from data.step_readers.own import read_stepwell, stepwell_row
 from data.step_readers.reading import NEUTRAL, Format, NeutralPolicy, Reading
 
 __all__ = ["FORMATS", "Format", "NeutralPolicy", "Reading", "detect_format", "read_steps", "write_steps"]
@@ -26,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def read_steps(
-    source: str | Path,
+    source: Source,
     format: str = "auto",  # noqa: A002 - the word users know
     *,
     neutral: NeutralPolicy = "positive",
@@ -36,7 +38,9 @@ def read_steps(
 ) -> list[StepSolution]:
     """Return the labelled solutions of a file, folder or hub dataset, in its order.
 
-    `format` is a name of FORMATS, or "auto": told from the fields of each file's first row. `split` and
+    `format` is a name of FORMATS, "auto": told from the fields of each file's first row, or "module:function"
+    of the user's own: a row's mapping in; a StepSolution, such a row as our own files have, or a list of
+    either out. `split` and
     `name` are those of `read_rows`. `counts`, if given, receives what was read and what was left out, by
     reason.
 
@@ -44,10 +48,11 @@ def read_steps(
     """
     if neutral not in NEUTRAL:
         raise UserError(f"neutral '{neutral}' is unknown{did_you_mean(neutral, NEUTRAL)}")
-    if format != "auto" and format not in FORMATS:
+    is_own = is_plugin(format) or format in installed("reader")
+    if not is_own and format != "auto" and format not in FORMATS:
         raise UserError(f"step format '{format}' is unknown{did_you_mean(format, ['auto', *FORMATS])}")
     reading = Reading(neutral, Counter() if counts is None else counts)
-    chosen, file = FORMATS.get(format), None
+    chosen, file = _own_format(format) if is_own else FORMATS.get(format), None
     solutions: list[StepSolution] = []
     for row in read_rows(source, split=split, name=name):
         # A folder may hold several formats (ReasonEval's does), a file only one.
@@ -61,17 +66,33 @@ def read_steps(
     left_out = {why: count for why, count in sorted(reading.counts.items()) if why != "rows"}
     if not solutions:
         raise UserError(
-            f"{source}: no labelled solution in {reading.counts['rows']} rows, left out: {left_out}"
+            f"{shown(source)}: no labelled solution in {reading.counts['rows']} rows, left out: {left_out}"
         )
     if left_out:
         log.info(
             "%s: %d records from %d rows, left out: %s",
-            source,
+            shown(source),
             len(solutions),
             reading.counts["rows"],
             left_out,
         )
     return solutions
+
+
+def _own_format(name: str) -> Format:
+    call = Call(name, "reader", load_plugin(name, "reader"), ("row",), needs=("row",))
+
+    def read(row: Row, reading: Reading) -> Iterator[StepSolution]:
+        found = call({"row": row.values}, row.where)
+        for one in (
+            [found] if isinstance(found, StepSolution | Mapping) else listed(found, None, call, row.where)
+        ):
+            if isinstance(one, StepSolution):
+                yield one
+            else:
+                yield from read_stepwell(Row(f"{row.where} by {name}", dict(one)), reading)
+
+    return Format((), read, "of a plug-in")
 
 
 def write_steps(path: str | Path, solutions: Iterable[StepSolution]) -> None:

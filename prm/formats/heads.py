@@ -99,6 +99,18 @@ def load_parts(path: str | Path, spec: PRMFormat, tokenizer: Any, dtype: torch.d
     return Parts(decoder, head.float(), config)
 
 
+def parts_of(model: Any, spec: PRMFormat, tokenizer: Any) -> Parts:
+    """Return decoder and head of a model in memory. Raises UserError for a head that it cannot have."""
+    if spec.head == "lm_head" and model.get_output_embeddings() is not None:
+        return Parts(model.base_model, _language_head(model, spec, tokenizer), model.config)
+    if spec.head == "classifier":
+        return Parts(model.base_model, classifier(model).float(), model.config)
+    raise UserError(
+        f"format '{spec.name}' reads a {spec.head}, and {type(model).__name__} in memory has none known; "
+        "save it and give its folder"
+    )
+
+
 def load_language_model(path: str | Path, dtype: torch.dtype) -> Any:
     """Return a causal LM, with a LoRA adapter merged into it where the folder holds one."""
     if (Path(path) / "adapter_config.json").is_file():

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from transformers import PreTrainedModel
 
 from data.errors import UserError
+from data.own import OwnScorer
+from data.plugins import is_plugin
 from data.protocols import StepScorer, TextGenerator
 from prm.formats.generative import CriticScorer
 from prm.formats.genprm import GenPRMScorer
-from prm.formats.heads import load_language_model, load_parts
+from prm.formats.heads import load_language_model, load_parts, parts_of
 from prm.formats.recognise import is_published, recognise
 from prm.formats.registry import get_format
 from prm.formats.scorers import FormatScorer, RatioScorer
@@ -36,11 +39,18 @@ class Loaded:
     format: PRMFormat
 
 
+OWN = PRMFormat(name="own", splitter="newline")
+"""Stands for a scorer of the user's: its scores are probabilities, its steps lines unless told otherwise."""
+
+
 def find_format(path: str | Path, name: str | None = None) -> PRMFormat:
-    """Return the format of that name (registered, or a .yaml file); none: as recognised from the model.
+    """Return the format of that name (registered, or a .yaml file); none: as recognised from the model, OWN
+    for "module:function", a step scorer of the user's own.
 
     Raises UserError for an unknown name, and when the format cannot be told.
     """
+    if name is None and is_plugin(path):
+        return OWN
     return get_format(name) if name is not None else recognise(path, load_config(path))
 
 
@@ -62,7 +72,7 @@ def load(
     run_code: Callable[[str], str] | None = None,
     backend: Backend = "local",
 ) -> Loaded:
-    """Return scorer and format of a PRM, a folder or hub id.
+    """Return scorer and format of a PRM: a folder, a hub id, or "module:function" (data.own.OwnScorer).
 
     format: a registered name, a .yaml file, or None: recognised from name and config. dtype: "auto" is
     float32 on a CPU and for our own models, bfloat16 elsewhere. reference: the other model of a log-ratio.
@@ -83,6 +93,8 @@ def load(
         chosen.aggregation,
     )
     kind = _dtype(dtype, device)
+    if isinstance(path, str) and is_plugin(path):
+        return Loaded(OwnScorer(path), chosen)
     if backend == "vllm":
         from prm.vllm_scorer import VllmScorer
 
@@ -109,6 +121,22 @@ def load(
         return Loaded(RatioScorer(*models, tokenizer, chosen, device=device, **size), chosen)
     parts = load_parts(path, chosen, tokenizer, kind)
     return Loaded(FormatScorer(parts, tokenizer, chosen, device=device, **size), chosen)
+
+
+def load_given(
+    model: PreTrainedModel,
+    tokenizer: Any,
+    format: str | PRMFormat | None = None,  # noqa: A002 - the word users know
+) -> Loaded:
+    """Return scorer and format of a PRM in memory: one trained here, or a token classifier or language model
+    of a published format. It stays on its device. Raises UserError for formats with other heads."""
+    if isinstance(format, str):
+        format = get_format(format)  # noqa: A001
+    spec = format or recognise(getattr(model.config, "_name_or_path", "") or "the model", model.config)
+    if spec.name == STEPWELL:
+        return Loaded(LocalScorer(model, tokenizer), spec)
+    check_tokens(tokenizer, spec, published=False)
+    return Loaded(FormatScorer(parts_of(model, spec, tokenizer), tokenizer, spec, device=model.device), spec)
 
 
 def _critic(

@@ -1,8 +1,11 @@
 """Name -> PRMFormat. A new model is a new entry in published.py, or a YAML file of the same fields."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from data.errors import UserError, did_you_mean
+from data.plugins import installed, is_plugin, load_plugin
 from data.settings import read_yaml
 from prm.formats.published import SCORERS
 from prm.formats.published_critics import CRITICS
@@ -14,12 +17,22 @@ FORMATS: dict[str, PRMFormat] = {entry.name: entry for entry in (*SCORERS, *CRIT
 
 
 def get_format(name: str) -> PRMFormat:
-    """Return a registered format, or that of a .yaml file. Raises UserError naming the nearest ones."""
+    """Return a registered format, that of a .yaml file, or the user's own "module:name", a PRMFormat or a
+    mapping as such a file holds. Raises UserError naming the nearest ones."""
     if name.endswith((".yaml", ".yml")):
         return read_format(name)
-    if name not in FORMATS:
-        raise UserError(f"PRM format '{name}' is unknown{did_you_mean(name, FORMATS)}")
-    return FORMATS[name]
+    if name in FORMATS:
+        return FORMATS[name]
+    if is_plugin(name) or name in (others := installed("prm_format")):
+        found = load_plugin(name, "prm_format")
+        if isinstance(found, PRMFormat):
+            return found
+        if not isinstance(found, Mapping):
+            raise UserError(
+                f"PRM format '{name}' is {type(found).__name__}; give a PRMFormat or a mapping of its fields"
+            )
+        return _format_of({"name": name, **found}, name)
+    raise UserError(f"PRM format '{name}' is unknown{did_you_mean(name, (*FORMATS, *others))}")
 
 
 def read_format(path: str | Path) -> PRMFormat:
@@ -27,13 +40,16 @@ def read_format(path: str | Path) -> PRMFormat:
 
     Raises UserError for an unknown base or field, and for our own models' format as base or name.
     """
-    values = {"name": Path(path).stem, **read_yaml(path)}
+    return _format_of({"name": Path(path).stem, **read_yaml(path)}, str(path))
+
+
+def _format_of(values: dict[str, Any], path: str) -> PRMFormat:
     base = values.pop("base", None)
     if base is not None:
         if not isinstance(base, str) or base not in FORMATS:
             raise UserError(f"{path}: base '{base}' is unknown{did_you_mean(str(base), FORMATS)}")
         values = FORMATS[base].model_dump() | {"models": (), "token_ids": {}} | values
-    spec = PRMFormat.from_dict(values, where=str(path))
+    spec = PRMFormat.from_dict(values, where=path)
     if base == STEPWELL or (spec.name == STEPWELL and spec != FORMATS[STEPWELL]):
         # Their own scorer reads them, from their own config: other fields would be passed over, or misread.
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Any
 from data.grading import grade_all
 from data.protocols import Grader, TextGenerator
 from data.schema import Problem, Sampling, Verdict
-from data.steps import JOINER, Splitter, step_texts
+from data.steps import Splitter, joiner_of, step_texts
 
 Prefix = tuple[str, ...]
 
@@ -89,7 +89,7 @@ class Completer:
 
     @property
     def joiner(self) -> str:
-        return JOINER[self.splitter]
+        return joiner_of(self.splitter)
 
     def evaluate(self, queries: Sequence[tuple[Problem, Prefix]]) -> list[Estimate]:
         """Return an estimate for each (problem, prefix), in order, from one call of the generator."""

@@ -49,6 +49,8 @@ class LabelConfig(LabelSettings):
     solutions: str | None = None
     """JSON lines {"id": problem id, "response": text} to label (monte_carlo, binary_search); none: solutions
     that the model samples."""
+    grader: str | None = None
+    """Your own function that judges answers, module:function (docs/plugins.md); none: the benchmark's."""
     source: str | None = None
     """File, folder or hub id of the problems; none takes the benchmark's own hub id."""
     split: str = "train"
