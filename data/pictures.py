@@ -40,8 +40,10 @@ def drawing(
             for axis in [axes] if columns == 1 else axes:
                 axis.grid(alpha=0.25)
                 axis.title.set_color(INK)
-                if axis.get_legend() is None and axis.get_legend_handles_labels()[0]:
-                    axis.legend(frameon=False, fontsize=8)
+                count = len(axis.get_legend_handles_labels()[0])
+                if axis.get_legend() is None and count:  # below the plot once it would hide lines
+                    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2}
+                    axis.legend(frameon=False, fontsize=8, **(below if count > 4 else {}))
             figure.savefig(path, dpi=130)
         finally:
             plt.close(figure)
