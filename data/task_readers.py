@@ -244,6 +244,8 @@ def _level(row: Row) -> int | None:
 
 
 class Benchmark(NamedTuple):
+    """Where a benchmark of final answers is published, and how a row of it becomes a problem."""
+
     hub_id: str
     config: str | None
     split: str

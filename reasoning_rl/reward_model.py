@@ -89,6 +89,7 @@ class RewardTrainee(nn.Module):
 
     @property
     def config(self) -> Any:
+        """The model's config."""
         return self.model.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
