@@ -164,7 +164,8 @@ def test_python_files_stay_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/quickstart.sh", "scripts/test.sh", "scripts/setup.sh", ".ci/run"]
+    "script",
+    ["scripts/quickstart.sh", "scripts/test.sh", "scripts/setup.sh", ".ci/run"],
 )
 def test_shell_scripts_parse(script: str) -> None:
     child = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True)
