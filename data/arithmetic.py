@@ -90,6 +90,7 @@ class Relation:
 
     @property
     def sentence(self) -> str:
+        """What the problem says of the person."""
         if not self.op:
             return f"{self.person} has {self.operand}."
         return f"{self.person} has {PHRASES[self.op].format(self.operand)} {self.source}."

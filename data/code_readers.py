@@ -380,6 +380,8 @@ def _unquoted_arguments(inputs: list[str], count: int) -> list[list[Any]]:
 
 
 class CodeBenchmark(NamedTuple):
+    """Where a programming benchmark is published, and how a row of it becomes a task."""
+
     hub_id: str
     config: str | None
     split: str

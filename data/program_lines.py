@@ -78,6 +78,7 @@ class Line:
 
     @property
     def sentence(self) -> str:
+        """What the task says of the line."""
         phrase = self.operation.phrase.format(self.operand)
         if self.test:
             phrase = f"{TESTS[self.test][0].format(self.bound)}, {phrase}"
@@ -96,6 +97,7 @@ class Line:
 
     @property
     def operation(self) -> Operation:
+        """The line's operation, as the first line or a later one has it."""
         return FIRST[self.kind] if self.kind in FIRST else NEXT[self.kind]
 
     def run(self, x: Vector | None) -> Vector | None:

@@ -11,12 +11,16 @@ from data.schema import Problem, Sample, Sampling, Verdict
 
 
 class TextGenerator(Protocol):
+    """What samples text: a policy, a critic that writes, a judge."""
+
     def generate(self, prompts: Sequence[str], sampling: Sampling) -> list[list[Sample]]:
         """Return `sampling.n` samples for each prompt, in the order of the prompts."""
         ...
 
 
 class StepScorer(Protocol):
+    """What says of every step how likely it is right: a process reward model."""
+
     def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
         """Return P(step and all before it are right), in [0, 1], for every step of every solution.
 
@@ -26,6 +30,8 @@ class StepScorer(Protocol):
 
 
 class ResponseScorer(Protocol):
+    """What pays a response as a whole: a reward model of responses."""
+
     def score_responses(self, prompts: Sequence[str], responses: Sequence[str]) -> list[float | None]:
         """Return one reward a response, any real number, larger is better; only differences mean something.
 
@@ -35,12 +41,16 @@ class ResponseScorer(Protocol):
 
 
 class Grader(Protocol):
+    """What verifies a response's final answer or program."""
+
     def __call__(self, problem: Problem, response: str) -> Verdict:
         """Judge a response's final answer. Never raises, never hangs."""
         ...
 
 
 class WeightSink(Protocol):
+    """Whatever samples with a copy of the weights that are trained."""
+
     def push(self, named_tensors: Iterable[tuple[str, Any]], version: int) -> None:
         """Give the generator new policy weights."""
         ...
@@ -60,6 +70,8 @@ class MetricLog(Protocol):
 
 
 class Stateful(Protocol):
+    """A checkpoint's part: what `state_dict` returns, `load_state_dict` restores."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...

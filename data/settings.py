@@ -40,6 +40,7 @@ class Settings(BaseModel):
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Self:
+        """Return the settings in a file. Raises UserError naming the file and the key."""
         return cls.from_dict(read_yaml(path), where=str(path))
 
     def to_yaml(self, path: str | Path) -> None:

@@ -294,6 +294,8 @@ def _said(row: Row, name: str, messages: list[Any]) -> str:
 
 
 class Benchmark(NamedTuple):
+    """Where a benchmark of final answers is published, and how a row of it becomes a problem."""
+
     hub_id: str
     config: str | None
     split: str

@@ -33,6 +33,8 @@ _ANSWER_LINE = re.compile(r"####[ \t]*(-?[0-9]{1,40})")
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
+    """How a benchmark is read, prompted for and graded."""
+
     name: str
     description: str
     template: str

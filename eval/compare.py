@@ -37,6 +37,7 @@ class Comparison:
 
     @property
     def difference(self) -> float:
+        """The second's accuracy less the first's, in [-1, 1]."""
         return self.second - self.first
 
     def rows(self) -> list[tuple[str, str]]:

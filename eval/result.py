@@ -75,6 +75,7 @@ class EvalResult:
 
     @property
     def tokens_per_second(self) -> float | None:
+        """Generated tokens a second of generation; None where nothing was generated."""
         return self.tokens / self.generation_seconds if self.generation_seconds > 0 else None
 
     def to_dict(self) -> dict[str, Any]:

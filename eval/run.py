@@ -284,6 +284,7 @@ def batch_seed(seed: int | None, batch: int) -> int:
 
 
 def short_digest(items: Any) -> str:
+    """Return 16 hexadecimal digits of the SHA-256 of items that JSON can hold, in their order."""
     text = json.dumps(list(items))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

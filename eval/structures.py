@@ -25,6 +25,7 @@ class Structure:
 
     @property
     def ordered(self) -> bool:
+        """Whether the order of the elements counts."""
         return self.kind in ("brackets", "matrix")
 
     def matches_kind(self, other: "Structure") -> bool:

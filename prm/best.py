@@ -34,10 +34,12 @@ class BestWeights:
         self.is_main = accelerator.is_main_process
 
     def clear(self) -> None:
+        """Forget the best of an earlier run in the folder."""
         if self.metric and self.is_main:
             self.record.unlink(missing_ok=True)
 
     def offer(self, model: Any, metrics: Mapping[str, float]) -> None:
+        """Save the model if its metric is the best so far. Raises UserError where there is no such metric."""
         if self.metric is None or not self.is_main:
             return
         if self.metric not in metrics:
@@ -55,6 +57,7 @@ class BestWeights:
         return record["value"] if record["metric"] == self.metric else -math.inf
 
     def restore(self, model: Any) -> None:
+        """Give the model the best weights, where any were saved."""
         if self.metric and self._value() > -math.inf:
             model.load_state_dict(self.load(self.folder).state_dict())
 

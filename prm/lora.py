@@ -124,6 +124,7 @@ def add_adapters(
 
 
 def has_adapters(model: nn.Module) -> bool:
+    """Return whether LoRA adapters are in the model."""
     return any(".lora_" in name for name, _ in model.named_parameters())
 
 

@@ -364,6 +364,7 @@ def char_ends(offsets: Sequence[tuple[int, int]], length: int) -> list[int]:
 
 
 def load_or_refuse(path: str | Path, read: Any) -> Any:
+    """Return `read()`. Raises UserError, with the remedy, for what keeps a model from being read."""
     if not Path(path).exists() and (isinstance(path, Path) or _is_surely_local(path)):
         raise UserError(
             f"{path}: no such file or folder (working folder: {Path.cwd()}); "

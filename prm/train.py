@@ -24,7 +24,7 @@ from data.schema import StepSolution
 from data.settings import Settings
 from data.step_readers import read_steps
 from prm.best import BestWeights
-from prm.checkpoint import refuse_used_folder, save_model
+from prm.checkpoint import refuse_used_folder
 from prm.examples import encode_pairs, label_solutions, outcome_solutions
 from prm.fit import FitConfig, check_fit, fit, length_limit, lr_factor, num_updates
 from prm.implicit import new_implicit
@@ -32,6 +32,7 @@ from prm.lora import LoraSettings, add_adapters, merge
 from prm.losses import VALUE_KINDS, Supervision, supervision_mask
 from prm.model import check_vocabulary, is_causal, is_stepwell_prm, load_prm, load_tokenizer, new_prm
 from prm.objectives import make_objective
+from prm.origin import check_origin, save_trained
 from prm.packing import packed_attention, reads_boundaries, sliding_window
 from prm.pairs import PairKind, find_pairs
 from prm.readout import Objective, objective_of
@@ -118,10 +119,7 @@ def train_prm(
     resume: bool = False,
 ) -> Path:
     """Train as configured; return the folder of the trained model. Raises UserError for unusable input."""
-    if (config.model is None) == (config.model_config_file is None):
-        raise UserError("give exactly one of model and model_config_file (--model, --model-config-file)")
-    if config.model is None and config.tokenizer is None:
-        raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
+    check_origin(config)
     if config.neutral == "class" and config.objective != "three_class":
         raise UserError(f"neutral: class needs objective: three_class, got {config.objective}")
     refuse_used_folder(config.output_dir, resume=resume)
@@ -146,10 +144,7 @@ def train_prm(
         step_metrics=step_metrics,
         resume=resume,
     )
-    folder = Path(config.output_dir) / "model"
-    if accelerator.is_main_process:
-        save_model(folder, prm, tokenizer)
-    return folder
+    return save_trained(config.output_dir, prm, tokenizer, accelerator)
 
 
 def fit_prm(

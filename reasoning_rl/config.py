@@ -286,10 +286,12 @@ class PPOConfig(Settings):
 
     @property
     def pays_steps(self) -> bool:
+        """Whether step scores are part of the reward."""
         return self.reward.form != "none" and self.reward.step_weight > 0
 
     @property
     def rollouts_per_iteration(self) -> int:
+        """B: responses that an iteration learns from."""
         return self.rollout.problems_per_iteration * self.rollout.samples_per_problem
 
     @model_validator(mode="after")

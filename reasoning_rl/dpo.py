@@ -25,10 +25,11 @@ from data.protocols import MetricLog
 from data.schema import Preference
 from data.settings import Settings
 from prm.batching import cut_by_tokens, drop_overlong
-from prm.checkpoint import refuse_used_folder, save_model
+from prm.checkpoint import refuse_used_folder
 from prm.fit import FitConfig, check_fit, fit, length_limit
 from prm.lora import LoraSettings, TrainableState, adapters_off, add_adapters, has_adapters, merge
 from prm.model import check_vocabulary, load_backbone, load_tokenizer
+from prm.origin import save_trained
 from prm.sharding import compute_dtype
 from prm.tracking import TrackingConfig
 from reasoning_rl.models import disable_dropout
@@ -181,11 +182,7 @@ def train_dpo(config: DPOConfig, *, accelerator: Any, log: MetricLog, resume: bo
         log=log,
         resume=resume,
     )
-    folder = Path(config.output_dir) / "model"
-    if accelerator.is_main_process:
-        save_model(folder, model, tokenizer)
-    accelerator.wait_for_everyone()
-    return folder
+    return save_trained(config.output_dir, model, tokenizer, accelerator)
 
 
 def fit_preferences(

@@ -67,6 +67,8 @@ class DuelConfig(Settings):
 
 
 class Referee(Protocol):
+    """What compares two policies' responses."""
+
     def __call__(
         self, problems: Sequence[Problem], prompts: Sequence[str], first: Sequence[str], second: Sequence[str]
     ) -> list[Verdict]:
@@ -119,6 +121,8 @@ def by_judge(generator: TextGenerator, sampling: Sampling, render_chat: "RenderC
 
 
 class RenderChat(Protocol):
+    """How a text is put to the judge."""
+
     def __call__(self, text: str) -> str:
         """Return the prompt that puts a text to the judge."""
         ...

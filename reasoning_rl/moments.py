@@ -87,6 +87,7 @@ class ValueNormalizer:
 
     @property
     def mean(self) -> float:
+        """The debiased mean; 0 before the first update."""
         return self._mean / self._debias() if self.num_updates else 0.0
 
     @property

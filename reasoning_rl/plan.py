@@ -95,6 +95,7 @@ class Plan:
 
     @property
     def total(self) -> float:
+        """Bytes on one GPU."""
         parts = (self.actor, self.critic, self.reference, self.prm, self.engine, self.copy)
         return sum(parts) + self.activations + self.logits
 

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from data.errors import UserError
 from data.own import OwnReward
@@ -26,7 +26,7 @@ from data.protocols import MetricLog, ResponseScorer
 from data.schema import Preference
 from prm.batching import drop_overlong
 from prm.best import BestWeights
-from prm.checkpoint import refuse_used_folder, save_model
+from prm.checkpoint import refuse_used_folder
 from prm.fit import FitConfig, check_fit, fit, length_limit
 from prm.losses import bradley_terry
 from prm.model import (
@@ -35,12 +35,11 @@ from prm.model import (
     classifier,
     context_length,
     is_causal,
-    load_backbone,
-    load_config,
     load_tokenizer,
     pad_right,
 )
 from prm.next_token import has_plain_head
+from prm.origin import check_origin, save_trained, start_language_model
 from prm.scorer import default_batch_tokens, score_in_batches, scoring
 from prm.tracking import TrackingConfig
 from reasoning_rl.models import decoder, load_reward_model
@@ -93,6 +92,7 @@ class RewardTrainee(nn.Module):
 
     @property
     def config(self) -> Any:
+        """The model's config."""
         return self.model.config
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,21 +179,12 @@ def train_reward(
     resume: bool = False,
 ) -> Path:
     """Train as configured; return the folder of the trained model. Raises UserError for unusable input."""
-    if (config.model is None) == (config.model_config_file is None):
-        raise UserError("give exactly one of model and model_config_file (--model, --model-config-file)")
-    if config.model is None and config.tokenizer is None:
-        raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
+    check_origin(config)
     refuse_used_folder(config.output_dir, resume=resume)
     tokenizer = load_tokenizer(config.tokenizer or config.model or "")
     pairs, held_out = read_pairs(config, tokenizer, seed=config.fit.seed)
     check_fit(config.fit, len(pairs), accelerator.num_processes)
-    if config.model:
-        backbone = load_backbone(config.model)
-    else:
-        torch.manual_seed(config.fit.seed)
-        backbone = AutoModelForCausalLM.from_config(
-            load_config(config.model_config_file or ""), dtype=torch.float32
-        )
+    backbone = start_language_model(config, config.fit.seed)
     check_vocabulary(backbone, tokenizer)
     model = fit_reward(
         backbone,
@@ -206,11 +197,7 @@ def train_reward(
         pair_metrics=pair_metrics,
         resume=resume,
     )
-    folder = Path(config.output_dir) / "model"
-    if accelerator.is_main_process:
-        save_model(folder, model, tokenizer)
-    accelerator.wait_for_everyone()
-    return folder
+    return save_trained(config.output_dir, model, tokenizer, accelerator)
 
 
 def fit_reward(

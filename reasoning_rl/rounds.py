@@ -85,6 +85,8 @@ class RoundsConfig(Settings):
 
 
 class Learn(Protocol):
+    """What a round does with its samples."""
+
     def __call__(
         self, round_: int, policy: PreTrainedModel, groups: Sequence[Group], folder: Path
     ) -> Mapping[str, float]:

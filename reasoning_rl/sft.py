@@ -15,18 +15,19 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.protocols import MetricLog
 from data.settings import Settings
 from data.task_readers import read_sft
 from prm.batching import drop_overlong
-from prm.checkpoint import refuse_used_folder, save_model
+from prm.checkpoint import refuse_used_folder
 from prm.fit import FitConfig, check_fit, fit
 from prm.lora import LoraSettings, add_adapters, merge
-from prm.model import check_vocabulary, load_backbone, load_config, load_tokenizer
+from prm.model import check_vocabulary, load_tokenizer
 from prm.next_token import read_next_tokens
+from prm.origin import check_origin, save_trained, start_language_model
 from prm.sharding import compute_dtype
 from prm.tracking import TrackingConfig
 from reasoning_rl.functional import token_logprobs
@@ -156,22 +157,13 @@ def train_sft(
     resume: bool = False,
 ) -> Path:
     """Run supervised fine-tuning as configured; return the folder of the trained model."""
-    if (config.model is None) == (config.model_config_file is None):
-        raise UserError("give exactly one of model and model_config_file (--model, --model-config-file)")
-    if config.model is None and config.tokenizer is None:
-        raise UserError("model_config_file needs a tokenizer: set tokenizer to a folder or hub id")
+    check_origin(config)
     refuse_used_folder(config.output_dir, resume=resume)
     pairs = read_sft(config.data, split=config.split)
     check_fit(config.fit, len(pairs), accelerator.num_processes)
     tokenizer = load_tokenizer(config.tokenizer or config.model or "")
     encoded = encode_pairs(tokenizer, pairs, config.max_length, overlong=config.fit.overlong)
-    if config.model:
-        model = load_backbone(config.model)
-    else:
-        torch.manual_seed(config.fit.seed)
-        model = AutoModelForCausalLM.from_config(
-            load_config(config.model_config_file or ""), dtype=torch.float32
-        )
+    model = start_language_model(config, config.fit.seed)
     check_vocabulary(model, tokenizer)
     torch.manual_seed(config.fit.seed)
     frozen = compute_dtype(accelerator)
@@ -190,10 +182,7 @@ def train_sft(
     )
     if adapters:
         merge(model)
-    folder = Path(config.output_dir) / "model"
-    if accelerator.is_main_process:
-        save_model(folder, model, tokenizer)
-    return folder
+    return save_trained(config.output_dir, model, tokenizer, accelerator)
 
 
 def _closing(tokenizer: Any) -> set[int | None]:

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by quickstart.sh, test.sh and .ci/run; does nothing when run by itself.
+# Sourced by quickstart.sh, test.sh, coverage.sh and .ci/run; does nothing when run by itself.
 #
 # set_up PURPOSE (quickstart or test) leaves a complete virtual environment in <checkout>/.venv: made, mended
 # or reused. A stamp in .venv/stepwell/ remembers what was installed for which pyproject.toml, so the second
@@ -40,6 +40,13 @@ set_up() {
         install "$extras" "$device"
     fi
     exec 9<&- # unlock
+}
+
+# What every test run has: no network, and one thread, as the models are tiny and their numbers shall not depend
+# on the cores of the machine.
+test_environment() {
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=PASSIVE HF_HUB_OFFLINE=1
+    export TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg
 }
 
 # True when an environment with these extras, or with more, is complete.

@@ -1,15 +1,9 @@
 """Items and published numbers shared by the tests of the step-score benchmarks."""
 
-from pathlib import Path
-
 import numpy as np
-import pytest
 
 from data.schema import StepSolution
 from eval.prm_benchmarks.items import Item
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "steps"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the public data files in ../shared/data")
 
 
 def item(scores, first_error=None, labels=None, subset="", neutral=None, **fields) -> Item:

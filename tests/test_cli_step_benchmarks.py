@@ -6,7 +6,7 @@ import shutil
 import pytest
 from cli_cases import failure, save_models
 from format_cases import checkpoint
-from prm_bench_cases import SHARED, needs_shared
+from shared_data import SHARED, needs_shared
 
 from eval.prm_benchmarks import PRM_BENCHMARKS as REGISTRY
 from prm.scorer import LocalScorer
@@ -229,7 +229,7 @@ def test_inspecting_names_what_it_lacks(tmp_path, capsys) -> None:
 
 @needs_shared
 def test_a_real_benchmark_end_to_end(models, tmp_path, capsys) -> None:
-    words = ("--prm", str(models / "prm"), "--data", str(SHARED / "reasoneval"), "--limit", "8")
+    words = ("--prm", str(models / "prm"), "--data", str(SHARED / "steps" / "reasoneval"), "--limit", "8")
     main(["eval", "reasoneval", *words, "--output-dir", str(tmp_path)])
     assert "invalid 8 of 159" in capsys.readouterr().out
     assert (tmp_path / "reasoneval" / "report.html").is_file()

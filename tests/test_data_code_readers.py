@@ -1,16 +1,13 @@
 """Programming benchmarks: every row format, what is refused, and the real files."""
 
 import json
-from pathlib import Path
 
 import pytest
+from shared_data import SHARED, needs_shared
 
 from data.code_readers import CODE_BENCHMARKS, read_code_problems
 from data.errors import UserError
 from data.mbpp_types import python_arguments
-
-CODE = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "code"
-needs_shared = pytest.mark.skipif(not CODE.is_dir(), reason="needs the public data files in ../shared/data")
 
 HUMANEVAL = {
     "task_id": "HumanEval/7",
@@ -276,6 +273,6 @@ def test_unknown_names_and_limits(tmp_path):
     ],
 )
 def test_the_published_files_are_read_whole(benchmark, file, count):
-    problems = read_code_problems(benchmark, CODE / file)
+    problems = read_code_problems(benchmark, SHARED / "code" / file)
     assert len(problems) == count == len({p.id for p in problems})
     assert all(p.text.strip() for p in problems)

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED, needs_shared
 
 from data.errors import UserError
 from data.inspect import KNOWN_BENCHMARKS, inspect_steps, normalise_problem
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the public data files in ../shared/data")
 
 
 def write_rows(path: Path, *rows: dict) -> Path:

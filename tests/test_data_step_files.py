@@ -5,18 +5,15 @@ import gzip
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from shared_data import SHARED, needs_shared
 
 from data.step_readers import read_steps
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "steps"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the public data files in ../shared/data")
-
 
 def raw(name: str) -> list[dict]:
-    path = SHARED / name
+    path = SHARED / "steps" / name
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
         return [json.loads(line) for line in lines]
 
@@ -25,7 +22,7 @@ def raw(name: str) -> list[dict]:
 @pytest.mark.parametrize("name", ["gsm8k", "math", "olympiadbench", "omnimath"])
 def test_processbench_solutions_keep_their_first_error(name) -> None:
     rows = raw(f"processbench/{name}.jsonl")
-    records = read_steps(SHARED / "processbench" / f"{name}.jsonl")
+    records = read_steps(SHARED / "steps" / "processbench" / f"{name}.jsonl")
     assert [r.first_error for r in records] == [row["label"] for row in rows]
     assert [r.answer_correct for r in records] == [row["final_answer_correct"] for row in rows]
     zeros = sum(r.labels.count(0.0) for r in records)
@@ -36,7 +33,7 @@ def test_processbench_solutions_keep_their_first_error(name) -> None:
 
 @needs_shared
 def test_prmbench_marks_the_published_error_steps() -> None:
-    for path in sorted((SHARED / "prmbench").glob("*.jsonl.gz")):
+    for path in sorted((SHARED / "steps" / "prmbench").glob("*.jsonl.gz")):
         # Two solutions stand under one idx twice, with other steps: the first counts, as upstream.
         rows = {row["idx"]: row for row in reversed(raw(f"prmbench/{path.name}"))}
         for record in read_steps(path):
@@ -54,7 +51,7 @@ def test_prmbench_marks_the_published_error_steps() -> None:
 @needs_shared
 def test_prmbench_controls_come_once_with_the_redundency_rows() -> None:
     counts = Counter()
-    records = read_steps(SHARED / "prmbench", counts=counts)
+    records = read_steps(SHARED / "steps" / "prmbench", counts=counts)
     kinds = Counter(record.meta["classification"] for record in records)
     assert kinds["correct"] == kinds["redundency"] == 361
     assert counts["repeated rows"] == 2 and kinds["multi_solutions"] == 80
@@ -63,7 +60,7 @@ def test_prmbench_controls_come_once_with_the_redundency_rows() -> None:
 
 @needs_shared
 def test_math_shepherd_labels_are_the_signs_in_the_label_texts() -> None:
-    rows, records = raw("math_shepherd.jsonl"), read_steps(SHARED / "math_shepherd.jsonl")
+    rows, records = raw("math_shepherd.jsonl"), read_steps(SHARED / "steps" / "math_shepherd.jsonl")
     assert len(records) == len(rows) == 45
     for row, record in zip(rows, records, strict=True):
         signs = re.findall(r" ([+-])(?=\n|\Z)", row["label"])
@@ -92,7 +89,7 @@ def test_math_shepherd_labels_are_the_signs_in_the_label_texts() -> None:
 def test_first_errors_are_the_files_own_with_their_base(name, column, base) -> None:
     values = [row[column] for row in raw(name)]
     expected = [-1 if value in (None, "N/A") else int(value) - base for value in values]
-    records = read_steps(SHARED / name)
+    records = read_steps(SHARED / "steps" / name)
     assert [record.first_error for record in records] == expected
     assert all(r.first_error < 0 or r.labels[r.first_error] == 0.0 for r in records)
 
@@ -100,7 +97,7 @@ def test_first_errors_are_the_files_own_with_their_base(name, column, base) -> N
 @needs_shared
 def test_perturbed_steps_are_the_first_that_differ_from_the_reference() -> None:
     rows = {f"perturbation_{row['id']}": row for row in raw("reasoneval/perturbation.jsonl")}
-    records = read_steps(SHARED / "reasoneval" / "perturbation.jsonl", neutral="half")
+    records = read_steps(SHARED / "steps" / "reasoneval" / "perturbation.jsonl", neutral="half")
     checked = Counter()
     for record in records:
         row, kind = rows[record.id], record.meta["error_type"]
@@ -121,7 +118,7 @@ def test_perturbed_steps_are_the_first_that_differ_from_the_reference() -> None:
 
 @needs_shared
 def test_redundant_steps_follow_the_neutral_policy() -> None:
-    path = SHARED / "reasoneval" / "mr_math_redundant_errors.jsonl"
+    path = SHARED / "steps" / "reasoneval" / "mr_math_redundant_errors.jsonl"
     zeros = sum(row["rating"].count(0) for row in raw("reasoneval/mr_math_redundant_errors.jsonl"))
     for neutral, value in (("half", 0.5), ("negative", 0.0), ("mask", None)):
         records = read_steps(path, neutral=neutral)
@@ -131,7 +128,7 @@ def test_redundant_steps_follow_the_neutral_policy() -> None:
 @needs_shared
 def test_math_aps_values_stand_at_the_ends_of_their_prefixes() -> None:
     counts = Counter()
-    records = read_steps(SHARED / "math_aps.jsonl", counts=counts)
+    records = read_steps(SHARED / "steps" / "math_aps.jsonl", counts=counts)
     values = {
         (row["question"], re.sub(r"\s+", "", item["solution_prefix"][len(row["question"]) :])): item[
             "mc_value"

@@ -10,14 +10,12 @@ from types import MappingProxyType
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shared_data import SHARED, needs_shared
 
 from data.errors import UserError
 from data.schema import StepSolution
 from data.sources import Row
 from data.step_readers import FORMATS, detect_format, read_steps, write_steps
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the public data files in ../shared/data")
 
 
 def write_rows(path: Path, rows: list) -> Path:

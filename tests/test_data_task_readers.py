@@ -5,12 +5,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from shared_data import SHARED, needs_shared
 
 from data.errors import UserError
 from data.task_readers import last_boxed, read_problems, read_sft
-
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the public data files in ../shared/data")
 
 
 def write_rows(path: Path, rows: list) -> Path:

@@ -1,9 +1,9 @@
 """From responses to verdicts: extraction, assembly, real reference solutions, samples files."""
 
 import json
-from pathlib import Path
 
 import pytest
+from shared_data import SHARED, needs_shared
 
 from data.code_readers import read_code_problems
 from data.errors import UserError
@@ -12,9 +12,6 @@ from eval.benchmarks import BENCHMARKS, make_grader
 from eval.code_grader import assemble, extract_code, make_code_grader, make_public_check
 from eval.run import evaluate
 from eval.sample_files import read_samples
-
-CODE = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "code"
-needs_shared = pytest.mark.skipif(not CODE.is_dir(), reason="needs the public data files in ../shared/data")
 
 PROMPT = 'from typing import List\n\ndef total(xs: List[int]) -> int:\n    """ Sum of xs """\n'
 TEST = "def check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n"
@@ -217,7 +214,7 @@ def test_public_tests_are_run_alone(grade):
 )
 def test_reference_solutions_are_correct(benchmark, file, limit, others):
     grade = make_grader(benchmark, timeout_s=30.0)
-    problems = read_code_problems(benchmark, CODE / file, limit=limit)
+    problems = read_code_problems(benchmark, SHARED / "code" / file, limit=limit)
     verdicts = {p.id: grade(p, p.solution) for p in problems}
     found = {name: (v.status, v.reason) for name, v in verdicts.items() if v.status != "correct"}
     assert found == others
@@ -227,7 +224,7 @@ def test_reference_solutions_are_correct(benchmark, file, limit, others):
 def test_wrong_programs_are_wrong():
     # The neighbour's solution, renamed: it runs, and answers another question.
     grade = make_grader("humaneval")
-    problems = read_code_problems("humaneval", CODE / "humaneval.jsonl", limit=40)
+    problems = read_code_problems("humaneval", SHARED / "code" / "humaneval.jsonl", limit=40)
     verdicts = [grade(p, "    return None\n").status for p in problems]
     assert verdicts == ["wrong"] * 40
 
@@ -303,14 +300,14 @@ def test_every_programming_benchmark_is_listed():
 def test_the_command_line_judges_a_samples_file(tmp_path, capsys):
     from reasoning_rl.cli import main
 
-    rows = [json.loads(line) for line in (CODE / "humaneval.jsonl").read_text().splitlines()[:3]]
+    rows = [json.loads(line) for line in (SHARED / "code" / "humaneval.jsonl").read_text().splitlines()[:3]]
     samples = [
         {"task_id": r["task_id"], "completion": c}
         for r in rows
         for c in (r["canonical_solution"], "    pass")
     ]
     path = samples_file(tmp_path, *samples)
-    source = str(CODE / "humaneval.jsonl")
+    source = str(SHARED / "code" / "humaneval.jsonl")
     arguments = ["--source", source, "--samples", str(path), "--output-dir", str(tmp_path / "out")]
     main(["eval", "humaneval", *arguments])
     assert "50.0%" in capsys.readouterr().out

@@ -3,7 +3,8 @@
 import math
 
 import pytest
-from prm_bench_cases import AVERAGES, PRMBENCH, PROCESSBENCH, SHARED, item, needs_shared, random_scores
+from prm_bench_cases import AVERAGES, PRMBENCH, PROCESSBENCH, item, random_scores
+from shared_data import SHARED, needs_shared
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
 from data.errors import UserError
@@ -16,7 +17,7 @@ from eval.prm_benchmarks.result import mean
 
 
 def load(name, *parts, limit=None):
-    return load_items(name, PRM_BENCHMARKS[name].formats, SHARED.joinpath(*parts), limit=limit)
+    return load_items(name, PRM_BENCHMARKS[name].formats, SHARED.joinpath("steps", *parts), limit=limit)
 
 
 # --- ProcessBench --------------------------------------------------------------------------

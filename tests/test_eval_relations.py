@@ -50,5 +50,6 @@ def test_signs_in_subscripts_do_not_count():
     ],
 )
 def test_an_interval_and_its_inequality_are_the_same(gold, answer, status):
-    assert grade(gold, answer).status == status
-    assert grade(answer, gold).status == status
+    # On a busy machine the last comparer may take longer than it is given by default.
+    assert grade(gold, answer, timeout_s=30).status == status
+    assert grade(answer, gold, timeout_s=30).status == status

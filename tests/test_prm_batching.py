@@ -1,6 +1,7 @@
 import pytest
 
-from prm.batching import cut_by_tokens, plan_micro_batches
+from data.errors import UserError
+from prm.batching import cut_by_tokens, drop_overlong, plan_micro_batches
 
 
 def test_micro_batches_stay_within_the_padded_budget():
@@ -26,3 +27,16 @@ def test_an_odd_last_batch_leaves_no_row_out(count):
     plans = [plan_micro_batches(range(count), lengths, 16, rank=rank, world=2) for rank in range(2)]
     assert len({len(plan) for plan in plans}) == 1
     assert sorted(row for plan in plans for micro in plan for row in micro) == list(range(count))
+
+
+class Example(list):
+    id = "p7"
+
+
+def test_examples_beyond_the_limit_are_left_out_and_told_or_refused(caplog):
+    short, long = Example([1, 2]), Example([1, 2, 3, 4])
+    assert drop_overlong([short, long], 2, "skip") == ([short], 1)
+    assert "1 of 2 examples exceed 2 tokens" in caplog.text
+    assert drop_overlong([short, long], 4, "error") == ([short, long], 0)
+    with pytest.raises(UserError, match=r"example p7 has 4 tokens, the limit is 3 \(1 of 2 exceed it\)"):
+        drop_overlong([short, long], 3, "error")

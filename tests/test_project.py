@@ -115,6 +115,12 @@ def test_cpu_constraint_satisfies_the_torch_floor() -> None:
     assert [int(part) for part in pinned.split(".")] >= [int(part) for part in floor.split(".")]
 
 
+def test_every_pattern_of_the_pure_modules_names_one() -> None:
+    """A module that was renamed would drop out of the coverage unseen."""
+    patterns = PROJECT["tool"]["coverage"]["run"]["include"]
+    assert [pattern for pattern in patterns if not any(ROOT.glob(pattern))] == []
+
+
 def test_license_is_apache_2() -> None:
     text = (ROOT / "LICENSE").read_text(encoding="utf-8")
     assert PROJECT["project"]["license"] == "Apache-2.0"
@@ -164,7 +170,8 @@ def test_python_files_stay_short() -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/quickstart.sh", "scripts/test.sh", "scripts/setup.sh", ".ci/run"]
+    "script",
+    ["scripts/quickstart.sh", "scripts/test.sh", "scripts/coverage.sh", "scripts/setup.sh", ".ci/run"],
 )
 def test_shell_scripts_parse(script: str) -> None:
     child = subprocess.run(["bash", "-n", str(ROOT / script)], capture_output=True, text=True)

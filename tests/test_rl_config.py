@@ -115,6 +115,52 @@ def test_an_indivisible_batch_names_the_nearest_sizes_that_divide_it(
         ({"preset": "dapo", "reward_model": "m"}, "dynamic_rounds looks for right .*: set it to 0"),
         ({"group": {"baseline": "token"}}, "group.baseline token is of rloo and reinforce_pp, and .* is ppo"),
         ({"algorithm": "grpo", "group": {"baseline": "none"}}, "group.baseline none is of rloo"),
+        ({"critic": {"init": "reward_model"}}, "init: reward_model needs critic.reward_model"),
+        (
+            {"preset": "grpo", "rollout": {"samples_per_problem": 1}},
+            "compares answers .*samples_per_problem above 1$",
+        ),
+        (
+            {"algorithm": "rloo", "group": {"baseline": "token"}, "rollout": {"samples_per_problem": 1}},
+            "or group.baseline to none",
+        ),
+        (
+            {"preset": "grpo", "reward": {"normalise": "scale"}},
+            "set reward.normalise to off .--preset grpo",
+        ),
+        (
+            {"preset": "grpo", "kl": {"place": "reward", "coef": 0.1}},
+            "grpo has its KL in the loss: set kl.place",
+        ),
+        ({"lora": {"rank": 4, "dropout": 0.1}}, "lora.dropout: PPO compares .*; set it to 0"),
+        ({"offload": "frozen", "prm_backend": "vllm"}, "set prm_backend to local"),
+        ({"lora": {"rank": 4}, "reference_ema": 0.1}, "without its adapters.*: set reference_ema to 0"),
+        ({"reward": {"prover": {"model": "m"}}}, "reward.prover scores steps for form progress, not"),
+        ({"preset": "grpo", "reward": {"implicit": {"weight": 1}}}, "take rloo or ppo"),
+        (
+            {"reward": {"overlong_buffer": 4, "outcome_weight": 0}},
+            "lowers the outcome: set reward.outcome_weight above 0",
+        ),
+        (
+            {"reward": {"overlong_buffer": 10_000, "outcome_weight": 1}},
+            "10000 is longer than rollout.max_new",
+        ),
+        (
+            {"rollout": {"dynamic_rounds": 2, "samples_per_problem": 1}},
+            "dynamic_rounds compares answers: set samples_per_problem above 1",
+        ),
+        ({"rollout": {"old_logprobs": "sampled", "top_p": 0.9}}, "sampled needs rollout.top_p 1 and top_k 0"),
+        (
+            {"rollout": {"old_logprobs": "sampled", "truncated_is": "token", "top_p": 1, "top_k": 0}},
+            "set rollout.old_logprobs to recomputed",
+        ),
+        (
+            {"algorithm": "vine", "rollout": {"engine": {"backend": "vllm-server", "max_ahead": 1}}},
+            "in between: set max_ahead to 0",
+        ),
+        ({"kl": {"place": "loss", "estimator": "k1", "coef": 0.1}}, "needs kl.estimator k2 or k3"),
+        ({"kl": {"target": 6, "coef": 0}}, "set kl.coef above 0"),
+        ({"hack": {"action": "raise_kl"}, "kl": {"coef": 0}}, "raise_kl multiplies kl.coef, which is 0"),
         ({"rollout": {"is_cap": 5}}, "is_cap bounds the weights of truncated_is: set that"),
     ],
 )

@@ -11,7 +11,7 @@ from data.settings import Settings
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.dpo import DPOConfig
 from reasoning_rl.dpo_iter import DPOIterConfig
-from reasoning_rl.options import describe, parse
+from reasoning_rl.options import describe, parse, several_values
 from reasoning_rl.reward_model import RMConfig
 from reasoning_rl.rft import RFTConfig
 from reasoning_rl.sft import SFTConfig
@@ -99,6 +99,17 @@ def test_options_win_over_the_file_wherever_they_stand(tmp_path) -> None:
 def test_a_setting_of_true_or_false_may_stand_bare() -> None:
     assert outer("--is-on", "--name", "x").is_on and outer("--name", "x", "--is-on").is_on
     assert not outer("--is-on", "false", "--name", "x").is_on
+
+
+def test_an_option_of_several_files_takes_all_words_up_to_the_next_option() -> None:
+    words = ["rows.jsonl", "--against", "a.jsonl", "b c.jsonl", "--limit=3"]
+    assert several_values(words, "--against") == [
+        "rows.jsonl",
+        '--against=["a.jsonl", "b c.jsonl"]',
+        "--limit=3",
+    ]
+    with pytest.raises(UserError, match="option --against needs one or more values"):
+        several_values(["rows.jsonl", "--against", "--limit=3"], "--against")
 
 
 def test_flags_and_words_are_kept_apart_from_settings() -> None:

@@ -18,7 +18,7 @@ from reasoning_rl.moments import RunningMoments
 from reasoning_rl.prefix_values import PrefixValues, pass_at
 from reasoning_rl.shaping import place_on_last_action, shape_step_rewards
 from reasoning_rl.types import Scores
-from reasoning_rl.vine import vine_advantages
+from reasoning_rl.vine import vine_advantages, vine_of
 
 
 def test_progress_is_what_a_step_adds_to_the_chance_of_success() -> None:
@@ -91,6 +91,25 @@ def test_progress_goes_to_the_tokens_of_its_step_and_is_no_reward() -> None:
     alone, _ = task_rewards(rollout, scores, config.model_copy(update={"form": "none"}), RunningMoments())
     assert torch.equal(rewards, alone)
     assert progress_advantages(rollout, scores, RewardConfig(form="delta"), RunningMoments()) is None
+
+
+def test_vine_pays_the_outcome_by_steps_and_what_else_is_paid_from_its_token_on(tmp_path) -> None:
+    tokenizer, problems = world(1)
+    rollout = gather(tokenizer, problems, ["Ann has\nBob has"])
+    mask = rollout.action_mask
+    config = settings(
+        tmp_path, algorithm="vine", reward={"form": "none", "outcome_weight": 0.5, "normalise": "off"}
+    )
+    penalty = -0.1 * mask
+    rewards = penalty + place_on_last_action(torch.tensor([0.5]), mask)
+    values = (torch.tensor([[0.6, 0.9]]), torch.tensor([0.4]), 70)
+    advantages, metrics = vine_of(rollout, rewards, torch.tensor([1.0]), values, config)
+    first, last = int(mask[0].nonzero()[0]), int(mask[0].nonzero()[-1])
+    # The first step: 0.5 (0.6 - 0.4), the last: 0.5 (1 - 0.6); and 0.1 less for each token still to come.
+    left = last - first + 1
+    assert advantages[0, first] == pytest.approx(0.1 - 0.1 * left)
+    assert advantages[0, last] == pytest.approx(0.2 - 0.1)
+    assert metrics == {"rollout/value_tokens": 70.0, "vine/start_value": pytest.approx(0.4)}
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo", "reinforce_pp", "grpo"])

@@ -28,6 +28,8 @@ class Reading:
 
 
 class Format(NamedTuple):
+    """One layout of step-labelled rows and its reader."""
+
     fields: tuple[str, ...]
     """Fields every row needs, "a.b" being b inside a; they also tell the format."""
     read: Callable[[Row, Reading], Iterable[StepSolution]]

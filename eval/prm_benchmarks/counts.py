@@ -39,6 +39,7 @@ class StepCounts:
 
     @property
     def accuracy(self) -> float:
+        """Share of all steps called what they are; NaN without a step."""
         return _share(self.tp + self.tn, self.total)
 
     @property
@@ -53,6 +54,7 @@ class StepCounts:
 
     @property
     def total(self) -> int:
+        """Steps counted."""
         return self.tp + self.fp + self.tn + self.fn
 
 
@@ -80,6 +82,7 @@ def count_steps(
 
 
 def total_counts(counts: Iterable[StepCounts]) -> StepCounts:
+    """Return the sum of all counts."""
     return sum(counts, StepCounts())
 
 

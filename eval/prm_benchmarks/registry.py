@@ -14,6 +14,8 @@ from eval.prm_benchmarks.result import BenchmarkResult
 
 
 class PRMBenchmark(NamedTuple):
+    """A step-score benchmark: its files and its numbers."""
+
     formats: tuple[str, ...]
     """Names of `data.step_readers.FORMATS` its files may have."""
     measure: Callable[[Sequence[Item], Any], BenchmarkResult]

@@ -156,6 +156,7 @@ def describe(error: BaseException) -> tuple[str, str]:
 
 
 def take(values: Any) -> list[Any]:
+    """Return the items of an iterable. Raises OverflowError beyond MAX_ITEMS."""
     items: list[Any] = []
     for item in values:
         items.append(item)

@@ -37,6 +37,7 @@ Outcome = tuple[str, str]
 
 
 def main() -> None:
+    """Serve verdicts until the client is gone. Arguments: both sockets, then folders for sys.path."""
     client, zygote = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
     sys.path += sys.argv[3:]  # last: tests may import numpy, the standard library is not to be shadowed
     with contextlib.suppress(ValueError, OSError):

@@ -73,15 +73,18 @@ def _syscall(name: str, *arguments: object) -> int:
 
 
 def prctl(option: int, value: object = 0, third: object = 0) -> None:
+    """prctl(2). Raises OSError, as all calls here do."""
     words = [ctypes.c_ulong(a) if isinstance(a, int) else a for a in (value, third, 0, 0)]
     _check(_LIBC.prctl(option, *words), f"prctl {option}")
 
 
 def unshare(flags: int) -> None:
+    """unshare(2): leave the namespaces that the flags name for new ones."""
     _check(_LIBC.unshare(ctypes.c_int(flags)), "unshare")
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """mount(2)."""
     words = [None if word is None else word.encode() for word in (source, target, kind)]
     _check(
         _LIBC.mount(*words, ctypes.c_ulong(flags), None if options is None else options.encode()),
@@ -90,10 +93,12 @@ def mount(source: str, target: str, kind: str | None, flags: int, options: str |
 
 
 def umount(target: str, flags: int = MNT_DETACH) -> None:
+    """umount2(2)."""
     _check(_LIBC.umount2(target.encode(), ctypes.c_int(flags)), f"umount {target}")
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2): make a mount the root, and hang the old root below it."""
     _syscall("pivot_root", new_root.encode(), put_old.encode())
 
 

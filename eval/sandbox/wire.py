@@ -220,6 +220,8 @@ def receive(sock: socket.socket, deadline: float | None = None, *, longest: int 
 
 
 def exactly(sock: socket.socket, size: int, deadline: float | None) -> bytes:
+    """Return the next `size` bytes. Raises Closed when the other side is gone, TimeUp after the deadline
+    (a time.monotonic())."""
     parts = []
     while size:
         if deadline is not None:

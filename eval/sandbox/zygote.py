@@ -54,6 +54,10 @@ types typing unicodedata zlib encodings.idna encodings.latin_1 encodings.ascii
 
 
 def main() -> None:
+    """Isolate this process, report what holds, start programs until the judge is gone.
+
+    Arguments: socket, settings.
+    """
     channel = socket.socket(fileno=int(sys.argv[1]))
     config = json.loads(sys.argv[2])
     sys.path[:] = [*sys.path[1:], *config["path"]]  # the first is the one that led to this file

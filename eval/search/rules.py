@@ -73,18 +73,22 @@ class Rules:
 
     @property
     def chosen_by(self) -> Choice:
+        """How the answer is chosen: as set, or the method's own way."""
         return self.choice or CHOICES[self.method]
 
     @property
     def needs_scores(self) -> bool:
+        """Whether a reward model takes part, to steer or to choose."""
         return self.is_guided or self.chosen_by != "majority"
 
     @property
     def separator(self) -> str:
+        """What stands between two steps."""
         return JOINER[self.splitter]
 
     @property
     def step_limit(self) -> int:
+        """Most tokens of one step."""
         return min(self.step_tokens or self.max_new_tokens, self.max_new_tokens)
 
 

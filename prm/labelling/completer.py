@@ -38,10 +38,12 @@ class Estimate:
 
     @property
     def correct(self) -> int:
+        """Continuations that are right."""
         return sum(c.is_correct is True for c in self.continuations)
 
     @property
     def judged(self) -> int:
+        """Continuations that the grader could judge."""
         return sum(c.is_correct is not None for c in self.continuations)
 
     @property
@@ -66,6 +68,7 @@ class Cost:
     judge_tokens: int = 0
 
     def add(self, other: "Cost") -> None:
+        """Add what something else took."""
         for name, value in asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
 
@@ -89,6 +92,7 @@ class Completer:
 
     @property
     def joiner(self) -> str:
+        """What stands between two steps."""
         return joiner_of(self.splitter)
 
     def evaluate(self, queries: Sequence[tuple[Problem, Prefix]]) -> list[Estimate]:
@@ -132,6 +136,7 @@ class Completer:
         return _is_correct(self.grader(problem, self.as_text(prefix) + continuation))
 
     def as_text(self, prefix: Prefix) -> str:
+        """Return the steps as the policy continues them."""
         return "".join(step + self.joiner for step in prefix)
 
 

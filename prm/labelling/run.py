@@ -54,6 +54,7 @@ class Labelled:
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, name: str, amount: int = 1) -> None:
+        """Add to a named count."""
         self.counts[name] = self.counts.get(name, 0) + amount
 
 

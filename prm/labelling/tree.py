@@ -40,6 +40,7 @@ class State:
 
     @property
     def value(self) -> float:
+        """Share of right continuations in [0, 1]; 0 where none could be judged."""
         return self.estimate.value or 0.0
 
 

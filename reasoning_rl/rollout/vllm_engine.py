@@ -49,10 +49,12 @@ def require_vllm(what: str) -> None:
 
 
 def has_gpu() -> bool:
+    """Return whether engines run on a GPU; STEPWELL_DEVICE=cpu keeps them from it."""
     return torch.cuda.is_available() and os.environ.get("STEPWELL_DEVICE") != "cpu"
 
 
 def set_environment() -> None:
+    """Set vLLM's environment variables, those that the user left unset, before vLLM is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Remarks of vLLM's and torch's authors to one another.

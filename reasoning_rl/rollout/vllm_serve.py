@@ -76,6 +76,7 @@ class ServerProcess:
 
     @property
     def url(self) -> str:
+        """Where clients on this machine find the server."""
         return f"http://{'127.0.0.1' if self.host in ('0.0.0.0', '::') else self.host}:{self.port}"
 
     def start(self) -> None:
@@ -162,6 +163,7 @@ def flags(arguments: dict[str, Any]) -> list[str]:
 
 
 def free_port() -> int:
+    """Return a TCP port that is free now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return sock.getsockname()[1]

@@ -19,6 +19,8 @@ BACKEND = "files"
 
 @dataclass
 class FilesTrainerInit(TrainerInitInfo):
+    """How the trainer's side of the transfer through files is set up."""
+
     backend: ClassVar[str] = BACKEND
     folder: str
     direct: bool

@@ -295,6 +295,7 @@ def _reason(error: BaseException) -> str:
 
 
 def unlink(paths: Iterable[str]) -> None:
+    """Remove files; those that are gone already do not matter."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
