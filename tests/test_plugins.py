@@ -234,5 +234,7 @@ def test_unknown_names_are_refused_before_anything_runs(models, capsys) -> None:
     )
     assert "no module 'nowhere'" in failure(capsys, *ppo, "--problems", "nowhere:problems")
     assert "(your own: module:name)" in failure(capsys, *ppo, "--problems", "gsm9k")
+    engine = ["--prm", "mymodule:score", "--prm-backend", "vllm", "--reward.form", "delta"]
+    assert "is a function, which no engine runs" in failure(capsys, *ppo[:3], *engine)
     critic = ["--critic.init", "reward_model", "--reward-model", "mymodule:reward"]
     assert "needs a model, and mymodule:reward is a function" in failure(capsys, *ppo, *critic)
