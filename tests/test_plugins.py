@@ -146,6 +146,13 @@ def test_an_installed_package_offers_plain_names(monkeypatch) -> None:
     assert step_texts("a; b", config.rollout.splitter) == ["a", "b"]
 
 
+def test_functions_of_one_name_are_told_apart() -> None:
+    first, second = lambda response: True, lambda response: False
+    names = [plugins.name_of(one) for one in (first, second, first)]
+    assert names[0] == names[2] != names[1]
+    assert [plugins.load_plugin(name, "grader") for name in names[:2]] == [first, second]
+
+
 def test_a_file_named_like_a_library_does_not_take_its_place(folder) -> None:
     (folder / "json.py").write_text("dumps = 1")
     assert plugins.load_plugin("json:dumps", "reward") is json.dumps
