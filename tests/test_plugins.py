@@ -153,9 +153,10 @@ def test_functions_of_one_name_are_told_apart() -> None:
     assert [plugins.load_plugin(name, "grader") for name in names[:2]] == [first, second]
 
 
-def test_a_file_named_like_a_library_does_not_take_its_place(folder) -> None:
-    (folder / "json.py").write_text("dumps = 1")
-    assert plugins.load_plugin("json:dumps", "reward") is json.dumps
+def test_a_file_named_like_a_library_does_not_take_its_place(folder, monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (folder / "colorsys.py").write_text("rgb_to_hsv = 1")
+    assert plugins.load_plugin("colorsys:rgb_to_hsv", "reward") != 1
 
 
 WRONG = {

@@ -85,6 +85,9 @@ def test_every_answer_is_judged_by_its_benchmark(files) -> None:
     # "#### 5" is GSM8K's way to answer; a fraction that is written otherwise is MATH's.
     verdicts = grade_all(grader, problems, ["#### 5", program.solution, r"It is $\boxed{0.5}$."])
     assert [verdict.status for verdict in verdicts] == ["correct"] * 3
+    assert (
+        grader(problems[2], "#### 5").status == "wrong" and grader(problems[0], "#### 5").status == "correct"
+    )
 
 
 def test_mistakes_are_told(files) -> None:
