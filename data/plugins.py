@@ -38,9 +38,13 @@ def installed(kind: Kind) -> list[str]:
 
 def name_of(plugin: Any) -> str:
     """Return a name by which `load_plugin` finds the object again; of a lambda or an object in this process
-    only."""
+    only. Others of the same name are numbered."""
     module = getattr(plugin, "__module__", None) or type(plugin).__module__
-    name = f"{module}:{getattr(plugin, '__qualname__', None) or f'{type(plugin).__qualname__}_{id(plugin)}'}"
+    stem = name = f"{module}:{getattr(plugin, '__qualname__', type(plugin).__qualname__)}"
+    count = 1
+    while name in _GIVEN and _GIVEN[name] != plugin:
+        count += 1
+        name = f"{stem}_{count}"
     _GIVEN[name] = plugin
     return name
 

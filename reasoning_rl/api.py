@@ -12,6 +12,7 @@ the folder of the trained model; what was in memory is kept in `inputs/` of its 
 `config.yaml` there says all. examples/ has each function in a few lines.
 """
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -120,7 +121,7 @@ def run_benchmark(
     from reasoning_rl.eval_config import EvalConfig
     from reasoning_rl.runtime import make_accelerator
 
-    given, inputs = None, Path(output_dir) / "inputs"
+    given, inputs, model = None, Path(output_dir) / "inputs", _plain(model)
     if isinstance(model, PreTrainedModel):
         given = (model, _tokenizer_of(model, tokenizer))
     if not isinstance(benchmark, str):
@@ -243,7 +244,7 @@ def _train(
         elif hasattr(one, "save_pretrained"):
             values[name] = str(inputs / name)
             if accelerator.is_main_process and not (resume and (inputs / name).exists()):
-                save_model(inputs / name, one, _tokenizer_of(one, tokenizers.get(name)))
+                save_model(inputs / name, _plain(one), _tokenizer_of(one, tokenizers.get(name)))
         elif name == "prm":
             values[name] = name_of(one)
         else:
@@ -272,6 +273,7 @@ def _loaded(prm: Any, tokenizer: Any, format: Any, device: Any) -> "Loaded":  # 
     from reasoning_rl.compose import load_step_scorer
     from reasoning_rl.runtime import make_accelerator
 
+    prm = _plain(prm)
     if isinstance(prm, PreTrainedModel):
         model = prm if device is None else prm.to(device)
         return load_given(model, _tokenizer_of(prm, tokenizer), format)
@@ -280,6 +282,11 @@ def _loaded(prm: Any, tokenizer: Any, format: Any, device: Any) -> "Loaded":  # 
     if hasattr(prm, "score"):
         return Loaded(prm, OWN)
     return Loaded(OwnScorer(name_of(prm)), OWN)
+
+
+def _plain(model: Any) -> Any:
+    """A copy of a peft model with its adapters merged; anything else as it is."""
+    return copy.deepcopy(model).merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def _tokenizer_of(model: Any, tokenizer: Any) -> Any:

@@ -1,15 +1,17 @@
 """`stepwell plan`: what a run needs on each GPU, and which config to take."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError, did_you_mean
 from data.settings import read_yaml
-from reasoning_rl.config import PPOConfig
 from reasoning_rl.live import grid_text
 from reasoning_rl.options import parse
 from reasoning_rl.plan import MODELS, Plan, Run, choices, choose, config_name, plan
 from reasoning_rl.plan_config import PlanConfig
 from reasoning_rl.plan_run import Machine, batch_of, cost_of, kv_tokens_of, run_of, size_of
+
+if TYPE_CHECKING:
+    from reasoning_rl.config import PPOConfig
 
 
 def run_plan(args: list[str]) -> None:
@@ -24,6 +26,8 @@ def plan_text(config: PlanConfig) -> str:
     """Return the table of ways to hold the models, and the advice."""
     ppo = None
     if config.run is not None:
+        from reasoning_rl.config import PPOConfig
+
         ppo = PPOConfig.from_preset(read_yaml(config.run), config.run)
         config = _with_run(config, ppo)
     for name in filter(None, (config.model_size, config.prm_size)):
@@ -52,7 +56,7 @@ def plan_text(config: PlanConfig) -> str:
     return "\n".join(lines)
 
 
-def _with_run(config: PlanConfig, ppo: PPOConfig) -> PlanConfig:
+def _with_run(config: PlanConfig, ppo: "PPOConfig") -> PlanConfig:
     """The settings, with what the run's file says where they say nothing."""
     found: dict[str, Any] = {}
     for name, model in (("model_size", ppo.policy), ("prm_size", ppo.prm)):
@@ -70,7 +74,7 @@ def _with_run(config: PlanConfig, ppo: PPOConfig) -> PlanConfig:
     return PlanConfig.from_dict(found | given)
 
 
-def _course(config: PlanConfig, ppo: PPOConfig) -> list[str]:
+def _course(config: PlanConfig, ppo: "PPOConfig") -> list[str]:
     """How the batches divide, and what the run costs by formula."""
     batch = batch_of(ppo, num_processes=config.gpus)
     prm = MODELS.get(config.prm_size or "")

@@ -4,6 +4,7 @@ With commands.py, prm_eval.py and quickstart.py the only modules of this package
 """
 
 import contextlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     sources = sources_of(config)
     if any(get_benchmark(name).judges == "program" for name, _ in sources):
         check_isolation(allow_unsandboxed=config.allow_unsandboxed)
-    problems, held_out = read_pool(config, sources)
+    say = warnings.warn if accelerator.is_main_process else str
+    problems, held_out = read_pool(config, sources, say=say)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(
             f"{config.problems}: {len(problems)} training problems beside {len(held_out)} held out, fewer "

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,8 @@ def _run(
         check_isolation(allow_unsandboxed=config.allow_unsandboxed)
     refuse_engine_of_one_process(config.rollout.engine, accelerator.num_processes)
     check_fit(config.fit, config.fit.batch_size, accelerator.num_processes)
-    problems, held_out = read_pool(config, sources)
+    say = warnings.warn if accelerator.is_main_process else str
+    problems, held_out = read_pool(config, sources, say=say)
     if len(problems) < config.rollout.problems_per_iteration:
         raise UserError(
             f"{config.problems}: {len(problems)} training problems, fewer than "

@@ -1,7 +1,7 @@
 """Where a run's problems come from: one benchmark or several, what is held out, who judges the answers."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,19 +57,21 @@ def make_run_grader(config: Settings, sources: Sequence[tuple[str, str | None]],
     return GraderBySource({name: make_grader(name, **options) for name in names})
 
 
-def read_pool(config: Settings, sources: Sequence[tuple[str, str | None]]) -> Pool:
+def read_pool(
+    config: Settings,
+    sources: Sequence[tuple[str, str | None]],
+    *,
+    say: Callable[[str], object] = warnings.warn,
+) -> Pool:
     """Return training and held-out problems of all sources, an equal share of `num_validation` from each.
 
     Problems that are held out, or stand in an `exclude`d benchmark, are not trained on, and of several
     sources none is trained on twice: texts are compared without their spelling (data.inspect), and a warning
-    counts what was left out.
+    (by `say`, which several processes leave to one) counts what was left out.
     """
     for name, source in sources:
         if name in REPORTED and source is None:
-            warnings.warn(
-                f"problems: {name} has no split for training; after this run, results on it say nothing",
-                stacklevel=2,
-            )
+            say(f"problems: {name} has no split for training; after this run, results on it say nothing")
     if len(sources) == 1:
         train, held_out = _read(config, *sources[0], num_validation=config.num_validation)
     else:
@@ -81,7 +83,7 @@ def read_pool(config: Settings, sources: Sequence[tuple[str, str | None]]) -> Po
                 pool += [replace(problem, source=name) for problem in found]
     excluded = getattr(config, "exclude", ())
     if len(sources) > 1 or excluded:
-        train = _without(train, held_out, excluded)
+        train = _without(train, held_out, excluded, say)
     return train, held_out
 
 
@@ -101,7 +103,12 @@ def _read(config: Settings, name: str, source: str | None, *, num_validation: in
     return pool[:cut], pool[cut:]
 
 
-def _without(train: Sequence[Problem], held_out: Sequence[Problem], excluded: Sequence[str]) -> list[Problem]:
+def _without(
+    train: Sequence[Problem],
+    held_out: Sequence[Problem],
+    excluded: Sequence[str],
+    say: Callable[[str], object],
+) -> list[Problem]:
     """Return the training problems whose text is neither held out, nor excluded, nor there already."""
     banned = {normalise_problem(problem.text): "held out" for problem in held_out}
     for entry in excluded:
@@ -118,5 +125,5 @@ def _without(train: Sequence[Problem], held_out: Sequence[Problem], excluded: Se
         kept.append(problem)
     if left_out := {why: count for why, count in counts.items() if count}:
         said = ", ".join(f"{count} {why}" for why, count in left_out.items())
-        warnings.warn(f"problems: {len(kept)} to train on; left out: {said}", stacklevel=3)
+        say(f"problems: {len(kept)} to train on; left out: {said}")
     return kept

@@ -10,10 +10,13 @@ sampling reads the weights once a decoding step. Lengths are the settings' upper
 import math
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from data.errors import UserError
-from reasoning_rl.config import PPOConfig
 from reasoning_rl.plan import MODELS, WEIGHT_BYTES, Model, Run
+
+if TYPE_CHECKING:
+    from reasoning_rl.config import PPOConfig  # takes seconds, which a plan without a run need not wait
 
 PROMPT_TOKENS = 200
 """Taken for a prompt: word problems and competition mathematics with a chat template."""
@@ -28,7 +31,7 @@ def size_of(name: str) -> str | None:
     return next((size for size in found if size in MODELS), None)
 
 
-def run_of(config: PPOConfig, *, num_gpus: int, prm: Model | None) -> Run:
+def run_of(config: "PPOConfig", *, num_gpus: int, prm: Model | None) -> Run:
     """Return how the run's models are held on this many GPUs under DDP.
 
     Raises UserError where only one of policy and critic has adapters: the formulas are for both.
@@ -49,7 +52,7 @@ def run_of(config: PPOConfig, *, num_gpus: int, prm: Model | None) -> Run:
     )
 
 
-def kv_tokens_of(config: PPOConfig, model: Model) -> int | None:
+def kv_tokens_of(config: "PPOConfig", model: Model) -> int | None:
     """Return the tokens that fit into the engine's cache, None where the settings do not bound it."""
     gib = config.rollout.engine.kv_gib
     return None if gib is None else int(gib * 2**30 / model.kv_bytes_a_token)
@@ -68,7 +71,7 @@ class Batch:
     """Forwards of one process for one minibatch, at most: gradients are accumulated over them."""
 
 
-def batch_of(config: PPOConfig, *, num_processes: int) -> Batch:
+def batch_of(config: "PPOConfig", *, num_processes: int) -> Batch:
     """Return the arithmetic of a batch over processes.
 
     Raises UserError when the problems do not divide, a process would have nothing, or a response of full
@@ -135,7 +138,7 @@ class Cost:
     """Both, one after the other, on all GPUs that are held."""
 
 
-def cost_of(config: PPOConfig, model: Model, *, prm: Model | None, machine: Machine) -> Cost:
+def cost_of(config: "PPOConfig", model: Model, *, prm: Model | None, machine: Machine) -> Cost:
     """Return the estimate. A token costs 2 P FLOPs in each forward (old logprobs, reference, PRM; values of a
     critic) and, in each epoch, 6 P in the update of each trained model: 4 P where adapters learn, and 2 P
     more where layers are computed again."""

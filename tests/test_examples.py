@@ -1,5 +1,6 @@
 """examples/ as they stand, on the built-in world with tiny models; and what else may come from memory."""
 
+import copy
 import json
 import re
 import sys
@@ -10,7 +11,9 @@ import pytest
 from cli_cases import save_models
 from datasets import Dataset, DatasetDict
 from format_cases import byte_tokenizer, checkpoint
+from peft import LoraConfig, get_peft_model
 from rl_world import OracleScorer, taught_policy, tiny_policy
+from torch.testing import assert_close
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
 from data.arithmetic import make_problems
@@ -19,6 +22,7 @@ from data.preference_readers import read_preferences
 from data.step_readers import read_steps
 from data.task_readers import read_problems, read_sft
 from prm.formats import load_scorer
+from prm.model import load_backbone
 from prm.model import load_prm as load_prm_model
 from reasoning_rl import api
 from reasoning_rl.config import PPOConfig
@@ -196,6 +200,20 @@ def test_the_other_trainers_take_data_sets_and_models(tmp_path) -> None:
             json.loads((folder.parent / "inputs" / "data.jsonl").read_text().splitlines()[0])["prompt"]
             == "Q0"
         )
+
+
+def test_a_peft_model_is_taken_with_its_adapters(tmp_path) -> None:
+    tokenizer = byte_tokenizer()
+    base = tiny_policy(tokenizer)
+    plain = {name: p.clone() for name, p in base.named_parameters()}
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    merged = copy.deepcopy(adapted).merge_and_unload()
+    rows, options = [{"prompt": "Q", "completion": " A"}], {"tokenizer": tokenizer, **ONE}
+    api.train_sft(rows, model=adapted, output_dir=tmp_path / "sft", **options)
+    stored = load_backbone(tmp_path / "sft" / "inputs" / "model")
+    assert_close(dict(stored.named_parameters()), dict(merged.named_parameters()), rtol=1e-6, atol=1e-6)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not bool((stored.get_parameter(name) == plain[name]).all())
 
 
 def test_mistakes_in_python_are_told(models, tmp_path) -> None:

@@ -146,9 +146,17 @@ def test_an_installed_package_offers_plain_names(monkeypatch) -> None:
     assert step_texts("a; b", config.rollout.splitter) == ["a", "b"]
 
 
-def test_a_file_named_like_a_library_does_not_take_its_place(folder) -> None:
-    (folder / "json.py").write_text("dumps = 1")
-    assert plugins.load_plugin("json:dumps", "reward") is json.dumps
+def test_functions_of_one_name_are_told_apart() -> None:
+    first, second = lambda response: True, lambda response: False
+    names = [plugins.name_of(one) for one in (first, second, first)]
+    assert names[0] == names[2] != names[1]
+    assert [plugins.load_plugin(name, "grader") for name in names[:2]] == [first, second]
+
+
+def test_a_file_named_like_a_library_does_not_take_its_place(folder, monkeypatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (folder / "colorsys.py").write_text("rgb_to_hsv = 1")
+    assert plugins.load_plugin("colorsys:rgb_to_hsv", "reward") != 1
 
 
 WRONG = {
@@ -234,5 +242,7 @@ def test_unknown_names_are_refused_before_anything_runs(models, capsys) -> None:
     )
     assert "no module 'nowhere'" in failure(capsys, *ppo, "--problems", "nowhere:problems")
     assert "(your own: module:name)" in failure(capsys, *ppo, "--problems", "gsm9k")
+    engine = ["--prm", "mymodule:score", "--prm-backend", "vllm", "--reward.form", "delta"]
+    assert "is a function, which no engine runs" in failure(capsys, *ppo[:3], *engine)
     critic = ["--critic.init", "reward_model", "--reward-model", "mymodule:reward"]
     assert "needs a model, and mymodule:reward is a function" in failure(capsys, *ppo, *critic)

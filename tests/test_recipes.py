@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from reasoning_rl.config import PPOConfig
 from reasoning_rl.options import parse
 from reasoning_rl.plan import MODELS, RESERVE, activation_bytes, adapter_parameters, choose, config_name, plan
 from reasoning_rl.plan_config import PlanConfig
-from reasoning_rl.plan_run import Machine, batch_of, cost_of, run_of, size_of
+from reasoning_rl.plan_run import Machine, batch_of, cost_of, kv_tokens_of, run_of, size_of
 from reasoning_rl.telemetry import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +38,12 @@ def read(path: Path) -> PPOConfig:
 def header(path: Path) -> str:
     lines = [line.removeprefix("#").strip() for line in path.read_text().splitlines() if line.startswith("#")]
     return " ".join(lines).replace("\\ ", "")
+
+
+def asked_tokens(config: PPOConfig, size: str) -> int:
+    tokens = kv_tokens_of(config, MODELS[size])
+    assert tokens is not None
+    return tokens
 
 
 def plan_of(path: Path) -> PlanConfig:
@@ -86,6 +93,10 @@ def test_its_batches_divide_and_its_models_fit(path, monkeypatch) -> None:
     chosen = choose(MODELS[sizes[0]], run, asked.gpu_gb * 1e9)
     assert chosen is not None and config_name(chosen) in advised[1]
     assert plan(MODELS[sizes[0]], chosen).total <= RESERVE * asked.gpu_gb * 1e9
+    if engine.backend == "vllm":  # what it asks to find free when it starts is what it takes
+        share = engine.gpu_memory_utilization * asked.gpu_gb * 1e9
+        held = plan(MODELS[sizes[0]], replace(run, kv_tokens=asked_tokens(config, sizes[0])))
+        assert held.engine <= share <= RESERVE * asked.gpu_gb * 1e9 - (held.actor + held.critic + held.prm)
     if chosen.engine == "zero3":  # adapters and moving models are refused where weights are cut up
         assert config.lora.rank == config.critic.lora.rank == 0 and config.offload == "none"
     # What the page shows is what the command prints.
@@ -140,6 +151,15 @@ def test_the_estimate_by_hand() -> None:
     # 2 waves of 5 rows: 2 x 2 x 300 decoding steps, each reads 2e9 bytes of weights and 5 x 350 tokens of 32.
     assert cost.sampling_hours == pytest.approx(1200 * (2e9 + 5 * 350 * 32) / 1e12 / 3600)
     assert cost.gpu_hours == pytest.approx(3 * (cost.training_hours + cost.sampling_hours))
+
+
+def test_a_plan_of_a_run_tells_what_it_lacks(tmp_path) -> None:
+    (tmp_path / "run.yaml").write_text("policy: mine\nreward: {form: none}\n")
+    with pytest.raises(UserError, match="no size in the name mine; give --model-size"):
+        plan_text(PlanConfig(run=str(tmp_path / "run.yaml"), gpus=1))
+    # What is given on the command line wins over the file.
+    text = plan_text(PlanConfig(run=str(tmp_path / "run.yaml"), gpus=1, model_size="1.5b", lora_rank=8))
+    assert "ddp <" in text and "4 updates of 32" in text
 
 
 def test_batches_that_do_not_divide_are_told() -> None:

@@ -48,6 +48,9 @@ def test_each_source_has_its_share_and_nothing_excluded_is_trained_on(files) -> 
     counts = [
         [p.source for p in pool].count(name) for pool in (train, held_out) for name in ("gsm8k", "math")
     ]
+    told = []
+    read_pool(settings, sources, say=told.append)  # a process that is not the main one may keep silent
+    assert len(told) == 1
     # 5 held out: 2 of the first, 3 of the second; problem 0 of MATH is MATH-500's, spelled otherwise.
     assert counts == [28, 16, 2, 3]
     assert not {p.text for p in train} & {p.text for p in held_out}
@@ -82,6 +85,9 @@ def test_every_answer_is_judged_by_its_benchmark(files) -> None:
     # "#### 5" is GSM8K's way to answer; a fraction that is written otherwise is MATH's.
     verdicts = grade_all(grader, problems, ["#### 5", program.solution, r"It is $\boxed{0.5}$."])
     assert [verdict.status for verdict in verdicts] == ["correct"] * 3
+    assert (
+        grader(problems[2], "#### 5").status == "wrong" and grader(problems[0], "#### 5").status == "correct"
+    )
 
 
 def test_mistakes_are_told(files) -> None:

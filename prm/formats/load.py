@@ -94,6 +94,8 @@ def load(
     )
     kind = _dtype(dtype, device)
     if isinstance(path, str) and is_plugin(path):
+        if backend != "local":
+            raise UserError(f"{path}: is a function, which no engine runs; leave the backend at local")
         return Loaded(OwnScorer(path), chosen)
     if backend == "vllm":
         from prm.vllm_scorer import VllmScorer
