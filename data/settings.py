@@ -78,7 +78,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{place}: broken YAML ({getattr(error, 'problem', error)})") from error
+        column = f" at column {mark.column + 1}" if mark else ""
+        fault = f"{getattr(error, 'problem', error)}{column}"
+        raise UserError(f"{path}{place}: broken YAML ({fault})") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

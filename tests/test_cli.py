@@ -16,6 +16,7 @@ from eval.prm_benchmarks import PRM_BENCHMARKS
 from reasoning_rl import cli
 from reasoning_rl.cli import VERBS, load, main
 from reasoning_rl.cli_help import overview, verb_help
+from reasoning_rl.commands import held_out_problems, run_training
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.live import is_quiet
 from reasoning_rl.options import _shown, parse
@@ -138,6 +139,26 @@ def test_a_reader_that_goes_away_is_no_fault() -> None:
     command = f"{sys.executable} -m reasoning_rl.cli metrics | head -1; echo ${{PIPESTATUS[0]}}"
     child = subprocess.run(["bash", "-c", command], env=ENVIRONMENT, capture_output=True, text=True)
     assert child.stdout.splitlines()[-1] in ("0", "1", "141") and child.stderr == ""
+
+
+def test_a_ppo_run_ends_with_its_last_validation_and_the_model(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
+
+    def train(config, *, accelerator, log, resume):
+        log.rewind(-1)
+        log(0, {"valid/greedy": 0.25})
+        log(8, {"valid/greedy": 0.5, "valid/sampled": 0.375})
+        log(9, {"policy/loss": 1.0})
+        return tmp_path / "run" / "model"
+
+    words = ["--policy", "p", "--prm", "r", "--num-validation", "40", "--output-dir", str(tmp_path / "run")]
+    run_training(words, "ppo", PPOConfig, train, shown={}, held_out=held_out_problems)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["held-out", "problems", "40"],
+        ["greedy", "0.5"],
+        ["sampled", "0.375"],
+        ["trained", "policy:", str(tmp_path / "run" / "model")],
+    ]
 
 
 def test_quiet_is_an_option_of_what_shows_progress_and_of_nothing_else(monkeypatch, capsys) -> None:

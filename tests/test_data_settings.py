@@ -90,7 +90,7 @@ def test_a_missing_setting_is_named_and_two_faults_take_a_line_each():
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ("name: [1, 2", "c.yaml:1: broken YAML (expected ',' or ']'"),
+        ("name: [1, 2", "c.yaml:1: broken YAML (expected ',' or ']', but got '<stream end>' at column 12)"),
         ("name: n\ninner:\n\tkind: adam\n", "c.yaml:3: broken YAML (found character '\\t'"),
         ("- name\n", "c.yaml: expected a mapping of settings, got list"),
         ("just text", "c.yaml: expected a mapping of settings, got str"),
