@@ -86,7 +86,7 @@ def _read_prompts(
 def _read_stored(
     name: str,
     is_code: bool,
-    source: str | Path | None,
+    source: str | Path | list[Any] | None,
     *,
     split: str | None,
     limit: int | None,
@@ -100,9 +100,11 @@ def _read_stored(
         raise UserError(
             f"benchmark '{name}' has no difficulty '{difficulty}'; only the built-in worlds take one"
         )
-    read = read_code_problems if is_code else read_problems
     try:
-        return read(name, source, split=split, limit=limit)
+        if is_code:
+            assert not isinstance(source, list)
+            return read_code_problems(name, source, split=split, limit=limit)
+        return read_problems(name, source, split=split, limit=limit)
     except HubError as error:
         if source is not None:
             raise

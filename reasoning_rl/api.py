@@ -254,7 +254,7 @@ def _train(
     accelerator.wait_for_everyone()
     read = getattr(kind, "from_preset", kind.from_dict)
     config = read({**settings, **values, "output_dir": str(output_dir)}, "settings")
-    recorded = []
+    recorded: list[Any] = []
 
     def watch(iteration: int, metrics: Mapping[str, float]) -> None:  # noqa: ARG001
         if not recorded:  # not sooner: settings that are refused must not replace those of the run there

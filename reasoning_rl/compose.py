@@ -96,10 +96,10 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
             one.model.to(compute_dtype(accelerator))  # type: ignore[arg-type]  # wrapped: loses self
     if config.offload == "frozen":  # before policy and critic take their place
         place = accelerator.device
-        scorer, reward_model = (
-            one if one is None or isinstance(one, OwnReward | OwnScorer) else VisitingScorer(one, place)
-            for one in (scorer, reward_model)
-        )
+        if scorer is not None and not isinstance(scorer, OwnScorer):
+            scorer = VisitingScorer(scorer, place)
+        if reward_model is not None and not isinstance(reward_model, OwnReward):
+            reward_model = VisitingScorer(reward_model, place)
     learner = Learner(
         config,
         accelerator,

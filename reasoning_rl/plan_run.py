@@ -10,7 +10,7 @@ sampling reads the weights once a decoding step. Lengths are the settings' upper
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from data.errors import UserError
 from reasoning_rl.plan import MODELS, WEIGHT_BYTES, Model, Run
@@ -18,6 +18,12 @@ from reasoning_rl.plan import MODELS, WEIGHT_BYTES, Model, Run
 if TYPE_CHECKING:
     from reasoning_rl.config import PPOConfig  # takes seconds, which a plan without a run need not wait
 
+PLACES: dict[str, Literal["none", "colocated", "separate"]] = {
+    "hf": "none",
+    "vllm": "colocated",
+    "vllm-server": "separate",
+}
+"""Where each backend's engine takes memory."""
 PROMPT_TOKENS = 200
 """Taken for a prompt: word problems and competition mathematics with a chat template."""
 SECONDS_AN_HOUR = 3600
@@ -47,7 +53,7 @@ def run_of(config: "PPOConfig", *, num_gpus: int, prm: Model | None) -> Run:
         has_prm=config.prm is not None,
         micro_batch_tokens=config.update.micro_batch_tokens,
         gradient_checkpointing=config.update.gradient_checkpointing,
-        vllm={"hf": "none", "vllm": "colocated", "vllm-server": "separate"}[engine.backend],
+        vllm=PLACES[engine.backend],
         vllm_tensor_parallel=engine.tensor_parallel,
     )
 
