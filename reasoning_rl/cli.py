@@ -124,16 +124,21 @@ def _dispatch(words: list[str]) -> None:
     if "--deterministic" in rest:
         rest.remove("--deterministic")
         os.environ["STEPWELL_DETERMINISTIC"] = "1"
-    if "--quiet" in rest and "quiet" in VERBS[name].flags:
+    quiet = "--quiet" in rest and "quiet" in VERBS[name].flags
+    if quiet:
         rest.remove("--quiet")
-        os.environ["STEPWELL_QUIET"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Idle OpenMP threads that spin cost a busy machine many times the work they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Said on standard output, between a command's results, wherever DeepSpeed is installed without a GPU.
     logging.getLogger("DeepSpeed").addFilter(lambda record: "Setting accelerator" not in record.getMessage())
     warnings.formatwarning = _one_line
-    load(VERBS[name].run)(rest)
+    before = os.environ.get("STEPWELL_QUIET", "")
+    os.environ["STEPWELL_QUIET"] = "1" if quiet else before
+    try:
+        load(VERBS[name].run)(rest)
+    finally:
+        os.environ["STEPWELL_QUIET"] = before
     _leave_group()
 
 

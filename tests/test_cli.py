@@ -162,11 +162,11 @@ def test_a_ppo_run_ends_with_its_last_validation_and_the_model(tmp_path, monkeyp
 
 
 def test_quiet_is_an_option_of_what_shows_progress_and_of_nothing_else(monkeypatch, capsys) -> None:
-    monkeypatch.setenv("STEPWELL_QUIET", "0")  # put back afterwards
-    seen: list[list[str]] = []
-    monkeypatch.setattr(cli, "load", lambda where: seen.append)
+    seen: list[tuple[list[str], bool]] = []
+    monkeypatch.setattr(cli, "load", lambda where: lambda words: seen.append((words, is_quiet())))
     main(["eval", "gsm8k", "--quiet", "--limit", "3"])
-    assert seen == [["gsm8k", "--limit", "3"]] and is_quiet()
+    main(["eval", "gsm8k"])
+    assert seen == [(["gsm8k", "--limit", "3"], True), (["gsm8k"], False)] and not is_quiet()
     monkeypatch.undo()
     assert "unknown option --quiet" in failure(capsys, "plan", "--quiet")
     quiet = {name for name, verb in VERBS.items() if "quiet" in verb.flags}

@@ -8,6 +8,8 @@ from cli_cases import failure, save_models
 
 from data.errors import UserError
 from data.settings import read_yaml
+from data.step_readers import read_steps
+from data.task_readers import read_sft
 from reasoning_rl.cli import VERBS, load, main
 from reasoning_rl.commands_data import write_demo
 from reasoning_rl.commands_init import command, config_text, yaml_text
@@ -96,6 +98,9 @@ def test_a_written_config_trains(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
     models = save_models(tmp_path)
     write_demo(tmp_path)
+    assert len(read_sft("pairs.jsonl")) == 256
+    labels = {label for solution in read_steps("steps.jsonl") for label in solution.labels}
+    assert labels == {0.0, 1.0}
     main(["init", "dpo", "--model", str(models / "policy")])
     with pytest.raises(UserError, match="exists and is not overwritten"):
         write_demo(tmp_path)
