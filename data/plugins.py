@@ -57,16 +57,16 @@ def load_plugin(name: str, kind: Kind) -> Any:
     if name in _GIVEN:
         return _GIVEN[name]
     if not is_plugin(name):
-        found = [entry for entry in entry_points(group=f"stepwell.{kind}s") if entry.name == name]
-        if not found:
+        entries = [entry for entry in entry_points(group=f"stepwell.{kind}s") if entry.name == name]
+        if not entries:
             raise UserError(
                 f"{kind} '{name}' is unknown; name your own as module:name, where module.py is in the "
                 f"working folder or installed (installed: {', '.join(installed(kind)) or 'none'})"
             )
         try:
-            return found[0].load()
+            return entries[0].load()
         except Exception as error:
-            raise UserError(f"{kind} '{name}' ({found[0].value}): {described(error)}") from error
+            raise UserError(f"{kind} '{name}' ({entries[0].value}): {described(error)}") from error
     module_name, _, path = name.partition(":")
     # Last: a file that is called like a library must not take that library's place.
     if str(Path.cwd()) not in sys.path:
@@ -80,7 +80,7 @@ def load_plugin(name: str, kind: Kind) -> Any:
                 "the installed packages"
             ) from error
         raise UserError(f"{kind} '{name}': importing {module_name} raised {described(error)}") from error
-    found = module
+    found: Any = module
     for part in path.split("."):
         if not hasattr(found, part):
             known = [one for one in vars(module) if not one.startswith("_")]

@@ -19,7 +19,7 @@ from data.own import OwnGrader, listed
 from data.plugins import Call, installed, is_plugin, load_plugin
 from data.protocols import Grader
 from data.schema import Problem, Verdict
-from data.sources import HubError
+from data.sources import HubError, Source
 from eval.answers import CHAINS
 
 NO_ANSWER = "no answer"
@@ -84,7 +84,7 @@ def _read_prompts(
 def _read_stored(
     name: str,
     is_code: bool,
-    source: str | Path | None,
+    source: Source | None,
     *,
     split: str | None,
     limit: int | None,

@@ -254,11 +254,13 @@ def _train(
     accelerator.wait_for_everyone()
     read = getattr(kind, "from_preset", kind.from_dict)
     config = read({**settings, **values, "output_dir": str(output_dir)}, "settings")
-    recorded = []
+    is_recorded = False
 
     def watch(iteration: int, metrics: Mapping[str, float]) -> None:  # noqa: ARG001
-        if not recorded:  # not sooner: settings that are refused must not replace those of the run there
-            recorded.append(config.to_yaml(Path(output_dir) / "config.yaml"))
+        nonlocal is_recorded
+        if not is_recorded:  # not sooner: settings that are refused must not replace those of the run there
+            config.to_yaml(Path(output_dir) / "config.yaml")
+            is_recorded = True
 
     with watched(accelerator):
         log = RunLog(output_dir, watch=watch) if accelerator.is_main_process else QuietLog()

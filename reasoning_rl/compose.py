@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.grading import grade_all
-from data.own import OwnReward, OwnScorer, reward_problems
+from data.own import OwnScorer, reward_problems
 from data.plugins import is_plugin
 from data.prompts import describe_template, get_template, render
 from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer, TextGenerator
@@ -83,7 +83,7 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
     policy, tokenizer = load_backbone(config.policy), load_tokenizer(config.policy)
     reference = None if config.lora.rank else load_backbone(config.policy)
     scorer = _training_scorer(config, accelerator.device)
-    reward_model = None
+    reward_model: ResponseScorer | None = None
     if config.reward_model is not None:
         reward_model = load_response_scorer(config.reward_model, device=accelerator.device)
     engine = config.rollout.engine
@@ -94,11 +94,10 @@ def train_ppo(config: PPOConfig, *, accelerator: Accelerator, log: MetricLog, re
         if isinstance(one, LocalScorer | ResponseRewardModel):  # published ones are loaded so
             one.model.to(compute_dtype(accelerator))
     if config.offload == "frozen":  # before policy and critic take their place
-        place = accelerator.device
-        scorer, reward_model = (
-            one if one is None or isinstance(one, OwnReward | OwnScorer) else VisitingScorer(one, place)
-            for one in (scorer, reward_model)
-        )
+        if scorer is not None and not isinstance(scorer, OwnScorer):
+            scorer = VisitingScorer(scorer, accelerator.device)
+        if isinstance(reward_model, ResponseRewardModel):
+            reward_model = VisitingScorer(reward_model, accelerator.device)
     learner = Learner(
         config,
         accelerator,

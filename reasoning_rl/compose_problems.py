@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from data.errors import UserError
 from data.grading import GraderBySource
@@ -49,7 +50,7 @@ def sources_of(config: Settings) -> list[tuple[str, str | None]]:
     return found
 
 
-def make_run_grader(config: Settings, sources: Sequence[tuple[str, str | None]], **options: object) -> Grader:
+def make_run_grader(config: Settings, sources: Sequence[tuple[str, str | None]], **options: Any) -> Grader:
     """Return who judges the answers to problems of these sources; options as for `make_grader`."""
     names = list(dict.fromkeys(name for name, _ in sources))
     if config.grader is not None or len(names) == 1:
@@ -90,7 +91,7 @@ def read_pool(
 def _read(config: Settings, name: str, source: str | None, *, num_validation: int) -> Pool:
     """Without a split of its own for validation, the last `num_validation` training problems are held out; a
     benchmark's test split is never touched."""
-    options = {"source": source, "difficulty": config.difficulty}
+    options: dict[str, Any] = {"source": source, "difficulty": config.difficulty}
     if get_benchmark(name).validation_split:
         train = read_benchmark(name, split="train", limit=config.num_problems, seed=config.seed, **options)
         if not num_validation:

@@ -10,7 +10,7 @@ sampling reads the weights once a decoding step. Lengths are the settings' upper
 import math
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from data.errors import UserError
 from reasoning_rl.plan import MODELS, WEIGHT_BYTES, Model, Run
@@ -31,6 +31,13 @@ def size_of(name: str) -> str | None:
     return next((size for size in found if size in MODELS), None)
 
 
+_SAMPLING: dict[str, Literal["none", "colocated", "separate"]] = {
+    "hf": "none",
+    "vllm": "colocated",
+    "vllm-server": "separate",
+}
+
+
 def run_of(config: "PPOConfig", *, num_gpus: int, prm: Model | None) -> Run:
     """Return how the run's models are held on this many GPUs under DDP.
 
@@ -47,7 +54,7 @@ def run_of(config: "PPOConfig", *, num_gpus: int, prm: Model | None) -> Run:
         has_prm=config.prm is not None,
         micro_batch_tokens=config.update.micro_batch_tokens,
         gradient_checkpointing=config.update.gradient_checkpointing,
-        vllm={"hf": "none", "vllm": "colocated", "vllm-server": "separate"}[engine.backend],
+        vllm=_SAMPLING[engine.backend],
         vllm_tensor_parallel=engine.tensor_parallel,
     )
 
@@ -119,6 +126,7 @@ class Machine:
 
     @property
     def gpus_held(self) -> int:
+        """GPUs that the run keeps busy or waiting, all together."""
         return self.num_gpus + (self.sampling_gpus if self.sampling_apart else 0)
 
 
