@@ -47,6 +47,7 @@ class GraderBySource:
         return self.graders[problem.source](problem, response)
 
     def start(self, problems: Sequence[Problem], responses: Sequence[str]) -> Callable[[], list[Verdict]]:
+        """Begin to judge, each by its own grader; return the function that waits for the verdicts."""
         rows = {name: [k for k, p in enumerate(problems) if p.source == name] for name in self.graders}
         waits = {
             name: start_grading(grader, [problems[k] for k in rows[name]], [responses[k] for k in rows[name]])

@@ -129,6 +129,7 @@ class OwnScorer:
             self.call = Call(name, "scorer", plugin, ("problem", "steps"), needs=("steps",))
 
     def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
+        """Return what the user's code says of every step; raises UserError with the problem it failed on."""
         if self.whole is not None:
             return self.whole(problems, solutions)
         return [self._one(p, list(steps)) for p, steps in zip(problems, solutions, strict=True)]
