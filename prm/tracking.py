@@ -65,6 +65,7 @@ class Trackers:
         """
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+        assert not self.running, "started twice"
         for name in self.config.trackers:
             tracker = LOGGER_TYPE_TO_CLASS[name](**self._options(name, after))
             try:

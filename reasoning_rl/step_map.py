@@ -20,7 +20,6 @@ from rich.text import Text
 from data.errors import UserError
 from data.files import read_jsonl
 from data.settings import Settings
-from prm.formats.spec import are_right
 
 RIGHT, WRONG, UNKNOWN = "✓", "✗", "?"
 _LOW, _MIDDLE, _HIGH = (214, 96, 20), (232, 232, 232), (33, 113, 181)
@@ -60,6 +59,8 @@ class ScoredSolution:
     @property
     def verdicts(self) -> list[bool | None]:
         """Whether each step's score reaches the threshold."""
+        from prm.formats.spec import are_right  # its package loads transformers
+
         return are_right(self.scores, self.by["threshold"], self.by["threshold_mode"])
 
     @property
