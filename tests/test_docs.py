@@ -61,7 +61,9 @@ def test_every_command_in_the_documents_is_one_that_exists(page, command) -> Non
     elif words[0] == "bash":
         assert (ROOT / words[1]).is_file()
     else:
-        assert words[0] in ("pip", "source", "vllm", "eval", "mkdir", "tensorboard", "head"), f"what is {words[0]}?"
+        assert words[0] in ("pip", "source", "vllm", "eval", "mkdir", "tensorboard", "head"), (
+            f"what is {words[0]}?"
+        )
 
 
 def check_verb(words: list[str]) -> None:
