@@ -66,6 +66,8 @@ def _identical(gold: Any, prediction: Any) -> bool | None:
     if not (isinstance(gold, sympy.Expr) and isinstance(prediction, sympy.Expr)):
         return None
     gold, prediction = (_exact(side) for side in (gold, prediction))
+    if gold.has(sympy.nan) != prediction.has(sympy.nan):  # 0/0 is no number
+        return False
     if any(side.has(sympy.nan, sympy.zoo, sympy.oo, -sympy.oo) for side in (gold, prediction)):
         return None
     names = sorted(gold.free_symbols | prediction.free_symbols, key=str)

@@ -70,7 +70,7 @@ def test_more_memory_means_fewer_compromises() -> None:
     assert fill("ppo", InitConfig(model_size="7b", gpus=8, gpu_gb=400)).accelerate == "ddp.yaml"
     rates = [chosen.values["update"]["learning_rate"] for chosen in (one, apart)]
     assert rates[0] == pytest.approx(10 * rates[1])
-    assert fill("sft", InitConfig(model_size="1.5b", gpu_gb=31)).values["fit"]["micro_batch_tokens"] < 16_384
+    assert fill("sft", InitConfig(model_size="1.5b", gpu_gb=30)).values["fit"]["micro_batch_tokens"] < 16_384
     assert fill("eval", InitConfig(model_size="70b", gpus=8)).values["engine"]["tensor_parallel"] == 4
 
 

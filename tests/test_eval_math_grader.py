@@ -378,3 +378,9 @@ def test_math_gold_solutions_are_correct() -> None:
 
     wrong = [n for n, row in read_jsonl(path) if grade(row["answer"], row["solution"]).status != "correct"]
     assert wrong == []
+
+
+def test_what_is_not_a_number_is_told_apart_before_math_verify_is_asked() -> None:
+    """Its own verdict on 0/0 depends on the seed of Python's hashes."""
+    verdict = grade("0", "0 0/0", timeout_s=30)
+    assert (verdict.status, verdict.reason) == ("wrong", "sympy: different")
