@@ -15,19 +15,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from data.errors import Stopped, UserError
 from data.machine import peak_rss_mb
 from data.protocols import MetricLog
-from data.settings import Settings
 from prm.activations import checkpoint_layers
 from prm.batching import drop_overlong, plan_micro_batches
 from prm.checkpoint import list_checkpoints, load_latest, save_together
+from prm.config import FitConfig
 from prm.interrupt import StopSignal
 from prm.lora import TrainableState
 from prm.optimiser import lr_factor, make_optimizer, set_learning_rate
@@ -35,48 +34,6 @@ from prm.randomness import rng_state, set_rng_state
 from prm.sharding import Trained, cuts_parameters, prepare, require_whole_weights
 
 MAX_SKIPPED_IN_A_ROW = 5
-
-
-class FitConfig(Settings):
-    """How to train on a fixed set of examples."""
-
-    epochs: int = Field(1, ge=1)
-    """Passes over the examples."""
-    max_updates: int | None = Field(None, ge=1)
-    """Stop after this many optimiser updates; null: off. The learning-rate schedule ends there too."""
-    batch_size: int = Field(32, ge=1)
-    """Examples per update, over all processes. A multiple of the number of processes."""
-    micro_batch_tokens: int = Field(8192, ge=1)
-    """Most tokens in one forward, padding included. Lower it when memory runs out: the result is the same."""
-    gradient_checkpointing: bool = False
-    """Keep each layer's input alone and compute the layer again in the backward: a third more time, far less
-    memory; the numbers are the same."""
-    learning_rate: float = Field(1e-5, gt=0, lt=1)
-    """Peak learning rate. About 1e-5 for pretrained weights, 1e-3 for a small model from scratch."""
-    warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    """Share of the updates over which the learning rate rises from 0."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """Shape of the decay after the warm-up."""
-    final_lr_ratio: float = Field(0.0, ge=0, le=1)
-    """Learning rate at the end, as a share of the peak (cosine and linear)."""
-    weight_decay: float = Field(0.0, ge=0, lt=1)
-    """AdamW weight decay of matrices; norms and biases are never decayed."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    """AdamW moment decays. Raise the second to 0.999 for small batches."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """Clip the global gradient norm to this."""
-    overlong: Literal["error", "skip"] = "error"
-    """An example longer than the model's context or micro_batch_tokens: stop, or leave it out."""
-    seed: int = Field(0, ge=0)
-    """Seeds the order of the examples and dropout."""
-    log_every: int = Field(1, ge=1)
-    """Updates between log entries; train/* are then averages over them."""
-    validate_every: int | None = Field(None, ge=1)
-    """Updates between validations; null: only after the last update."""
-    save_every: int | None = Field(500, ge=1)
-    """Updates between checkpoints; null: none are written and the run cannot resume."""
-    keep_checkpoints: int = Field(2, ge=1)
-    """Checkpoints to keep. Two survive even a disk that damages the newest."""
 
 
 class Objective(Protocol):

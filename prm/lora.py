@@ -15,36 +15,15 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from data.errors import UserError
-from data.settings import Settings
 from prm.checkpoint import replace_folder
-
-
-class LoraSettings(Settings):
-    """Low-rank adapters on every linear layer below the head."""
-
-    rank: int = Field(0, ge=0)
-    """Rank of the adapters; 0: off, all weights are trained. 8 to 64 for models of billions."""
-    alpha: float = Field(16.0, gt=0)
-    """The adapters' product is scaled by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout in front of the adapters."""
-    quantize: Literal["nf4"] | None = None
-    """Hold the frozen linear layers in 4-bit NormalFloat, their scales quantised as well; null: off. An
-    eighth of the memory of float32, and slower (needs bitsandbytes)."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.quantize and not self.rank:
-            raise UserError("lora.quantize freezes the weights, and nothing would learn: set lora.rank")
-        return self
+from prm.config import LoraSettings
 
 
 class TrainableState:

@@ -8,15 +8,12 @@ correct from 1/2 on. Every loss is a sum in nats (squared error aside); the call
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax, logsigmoid
 
-Supervision = Literal["all", "first_error"]
-"""all: every labelled step. first_error: labelled steps up to and including the first wrong one; what follows
-a mistake has no agreed label."""
+from prm.config import Supervision
 
 VALUE_KINDS = ("mc_soft", "consensus")
 """Label kinds whose labels may be shares of right rollouts: only 0 is an error, a low value is not."""

@@ -1,13 +1,12 @@
 """The supervised loop's optimiser and its learning rate."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from prm.fit import FitConfig
+from prm.config import FitConfig
 
 
 def lr_factor(update: int, total: int, config: "FitConfig") -> float:

@@ -10,13 +10,11 @@ a wrong answer. Steps of unlike prefixes are never compared: their difference wo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from data.errors import UserError
 from data.schema import StepSolution
+from prm.config import PairKind
 from prm.losses import VALUE_KINDS, is_right
-
-PairKind = Literal["steps", "solutions"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,13 @@ Scores of the first three rows are trained as P(correct); the sigmoid of a ranke
 thresholds for pqm and bradley_terry have to be chosen on held-out data (or calibrated: prm.calibrate).
 """
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from data.errors import UserError, did_you_mean
-
-Objective = Literal["cross_entropy", "bce", "three_class", "mse", "pqm", "bradley_terry", "implicit"]
+from prm.config import Objective
 
 LABEL_NAMES: dict[int, dict[int, str]] = {
     1: {0: "correct"},

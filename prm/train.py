@@ -12,102 +12,36 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
 from torch import manual_seed
 from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.protocols import MetricLog
 from data.schema import StepSolution
-from data.settings import Settings
 from data.step_readers import read_steps
 from prm.best import BestWeights
 from prm.checkpoint import refuse_used_folder
+from prm.config import PRMConfig, Supervision
 from prm.examples import encode_pairs, label_solutions, outcome_solutions
-from prm.fit import FitConfig, check_fit, fit, length_limit, lr_factor, num_updates
+from prm.fit import check_fit, fit, length_limit, lr_factor, num_updates
 from prm.implicit import new_implicit
-from prm.lora import LoraSettings, add_adapters, merge
-from prm.losses import VALUE_KINDS, Supervision, supervision_mask
+from prm.lora import add_adapters, merge
+from prm.losses import VALUE_KINDS, supervision_mask
 from prm.model import check_vocabulary, is_causal, is_stepwell_prm, load_prm, load_tokenizer, new_prm
 from prm.objectives import make_objective
 from prm.origin import check_origin, save_trained
 from prm.packing import packed_attention, reads_boundaries, sliding_window
-from prm.pairs import PairKind, find_pairs
-from prm.readout import Objective, objective_of
+from prm.pairs import find_pairs
+from prm.readout import objective_of
 from prm.scorer import LocalScorer
 from prm.sharding import compute_dtype
-from prm.tracking import TrackingConfig
 
 StepMetrics = Callable[
     [Sequence[Sequence[float | None]], Sequence[Sequence[float | None]], float], Mapping[str, float]
 ]
 """(labels, scores, threshold), one row a solution -> metrics, e.g. eval.metrics.solution_metrics."""
-
-
-class PRMConfig(Settings):
-    """Training of a process reward model."""
-
-    data: str
-    """Step-labelled solutions: file, folder or hub id."""
-    format: str = "auto"
-    """Format of the data; auto: told from its fields; module:function: a reader of your own."""
-    neutral: Literal["positive", "half", "negative", "mask", "class"] = "positive"
-    """What a neutral rating of PRM800K counts as; class: a class of its own (objective: three_class)."""
-    objective: Objective = "cross_entropy"
-    """What is learned. cross_entropy: two classes, hard or soft labels; bce: one logit; three_class: wrong,
-    neutral, correct; mse: squared error of the probability; pqm: ranking of a solution's steps;
-    bradley_terry: pairs of steps or solutions; implicit: outcomes only, log-ratio to a reference."""
-    hard_above: float | None = Field(None, ge=0, lt=1)
-    """Labels above this become 1, the others 0 (0 is best for Monte Carlo labels that a judge confirmed);
-    null: soft labels stay soft."""
-    zeta: float = Field(4.0, ge=0)
-    """Margin between right and wrong steps (objective: pqm)."""
-    beta: float = Field(0.05, gt=0)
-    """Scale of the log-ratio (objective: implicit)."""
-    pairs: PairKind = "steps"
-    """steps: right and wrong siblings of one prefix; solutions: right and wrong answers to one problem
-    (objective: bradley_terry)."""
-    eval_data: str | None = None
-    """Held-out solutions in the same format; null: off, a share of the training problems is held out."""
-    split: str = "train"
-    """Split of a hub id or folder given as data."""
-    eval_split: str = "test"
-    """Split of a hub id or folder given as eval_data."""
-    holdout: float = Field(0.05, ge=0, lt=1)
-    """Share of the problems held out for validation when eval_data is null."""
-    model: str | None = None
-    """Folder or hub id of a causal LM to start from, or of a PRM to train further; null: off."""
-    model_config_file: str | None = None
-    """Path of a transformers config.json to start from random weights; null: off, use model."""
-    extra_layers: int = Field(0, ge=0)
-    """New layers on top of the model's own. Helps models of a few layers; 0 for anything larger."""
-    tokenizer: str | None = None
-    """Folder or hub id of the tokenizer; null: the model's own."""
-    joiner: str = "\n"
-    """Text between steps; saved in the model's config."""
-    supervise: Supervision = "first_error"
-    """first_error: up to the first wrong step, what human labels agree on; all: every labelled step."""
-    max_length: int = Field(2048, ge=2)
-    """Most tokens of problem and steps. fit.overlong says what happens to steps beyond."""
-    threshold: float = Field(0.5, gt=0, lt=1)
-    """Score below which a step counts as wrong in validation."""
-    keep_best: str | None = None
-    """Validation metric, larger is better (e.g. valid/step_auc), whose best weights are kept; null: off, the
-    last weights are."""
-    output_dir: str = "runs/prm"
-    """Checkpoints go to checkpoints/ in it, the trained model to model/."""
-    head_updates: int = Field(0, ge=0)
-    """So many first updates train the new head alone, at head_learning_rate; the schedule starts after."""
-    head_learning_rate: float = Field(1e-4, gt=0, lt=1)
-    """Constant learning rate of the head-only stage."""
-    packing: Literal["auto", "on", "off"] = "auto"
-    """Solutions side by side in one row, without padding. auto: where the attention kernel reads their
-    boundaries (flash attention); else length-sorted batches, which are faster on a CPU."""
-    lora: LoraSettings = LoraSettings()
-    fit: FitConfig = FitConfig()
-    tracking: TrackingConfig = TrackingConfig()
 
 
 def train_prm(

@@ -25,7 +25,8 @@ class Verb:
     group: str
     purpose: str
     settings: str
-    """Where its settings class is, "module:Name"; imported when the verb's help or the verb itself asks."""
+    """Where its settings class is, "module:Name" (without torch); imported when the verb's help or the verb
+    itself asks."""
     run: str
     """Where the function of its arguments is, "module:function"."""
     example: str
@@ -179,7 +180,7 @@ VERBS: dict[str, Verb] = {
     "sft": Verb(
         "train",
         "fine-tune a causal language model on prompt-response pairs",
-        "reasoning_rl.sft:SFTConfig",
+        "reasoning_rl.train_config:SFTConfig",
         "reasoning_rl.commands:run_sft",
         "stepwell sft --model outputs/quickstart/sft/model --data demo/pairs.jsonl",
         ("resume", "quiet"),
@@ -187,7 +188,7 @@ VERBS: dict[str, Verb] = {
     "prm": Verb(
         "train",
         "train a process reward model on step labels",
-        "prm.train:PRMConfig",
+        "prm.config:PRMConfig",
         "reasoning_rl.commands:run_prm",
         "stepwell prm --model outputs/quickstart/sft/model --data demo/steps.jsonl",
         ("resume", "quiet"),
@@ -195,7 +196,7 @@ VERBS: dict[str, Verb] = {
     "rm": Verb(
         "train",
         "train a pairwise reward model: one number for a whole response",
-        "reasoning_rl.reward_model:RMConfig",
+        "reasoning_rl.train_config:RMConfig",
         "reasoning_rl.commands_preference:run_rm",
         "stepwell rm --model outputs/quickstart/sft/model --data demo/preferences.jsonl",
         ("resume", "quiet"),
@@ -203,7 +204,7 @@ VERBS: dict[str, Verb] = {
     "dpo": Verb(
         "train",
         "direct preference optimisation: a policy learns from pairs of responses",
-        "reasoning_rl.dpo:DPOConfig",
+        "reasoning_rl.train_config:DPOConfig",
         "reasoning_rl.commands_preference:run_dpo",
         "stepwell dpo --model outputs/quickstart/sft/model --data demo/preferences.jsonl",
         ("resume", "quiet"),
@@ -211,7 +212,7 @@ VERBS: dict[str, Verb] = {
     "dpo-iter": Verb(
         "train",
         "iterative DPO: sample, score, pair, prefer; of responses or of single steps",
-        "reasoning_rl.dpo_iter:DPOIterConfig",
+        "reasoning_rl.train_config:DPOIterConfig",
         "reasoning_rl.commands_preference:run_dpo_iter",
         "stepwell dpo-iter --policy outputs/quickstart/sft/model --rounds 2",
         ("resume", "quiet"),
@@ -219,7 +220,7 @@ VERBS: dict[str, Verb] = {
     "rft": Verb(
         "train",
         "rejection sampling: fine-tune a policy on its own right answers",
-        "reasoning_rl.rft:RFTConfig",
+        "reasoning_rl.train_config:RFTConfig",
         "reasoning_rl.commands_preference:run_rft",
         "stepwell rft --policy outputs/quickstart/sft/model --problems arithmetic",
         ("resume", "quiet"),
@@ -295,7 +296,7 @@ VERBS: dict[str, Verb] = {
     "score": Verb(
         "evaluate",
         "score every step of solutions with any published process reward model",
-        "reasoning_rl.scoring:ScoreConfig",
+        "reasoning_rl.eval_config:ScoreConfig",
         "reasoning_rl.commands:run_score",
         "stepwell score --prm outputs/quickstart/prm/model --input demo/steps.jsonl --output scored.jsonl",
         ("list", "quiet"),

@@ -11,7 +11,6 @@ from data.errors import UserError
 from data.settings import Settings
 from reasoning_rl.options import parse
 from reasoning_rl.rollout.settings import Count, EngineConfig
-from reasoning_rl.rollout.vllm_serve import ServerProcess
 
 
 class ServeConfig(Settings):
@@ -33,6 +32,8 @@ class ServeConfig(Settings):
 
 def run_serve(args: list[str]) -> None:
     """`stepwell serve`."""
+    from reasoning_rl.rollout.vllm_serve import ServerProcess
+
     parsed = parse(args, ServeConfig)
     config = ServeConfig.from_dict(parsed.values, parsed.where)
     server = ServerProcess(config.model, config.engine, host=config.host, port=config.port)

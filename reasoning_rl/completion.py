@@ -1,7 +1,7 @@
 """`stepwell completion SHELL`: a script in which every command, option and choice is written out.
 
-Pressing TAB then starts no Python. The lists come from the settings classes, which takes some seconds once;
-make the script again after an upgrade.
+Pressing TAB then starts no Python. The lists come from the settings classes; make the script again after an
+upgrade.
 """
 
 import shlex

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from data.errors import UserError, did_you_mean
 from data.settings import Settings
 from data.steps import Splitter
-from prm.lora import LoraSettings
+from prm.config import LoraSettings
 from prm.tracking import TrackingConfig
 from reasoning_rl.config_checks import check_together
 from reasoning_rl.presets import CRITIC_FREE, PRESETS, Preset, merge

@@ -13,70 +13,32 @@ follows it. This is step-level DPO, when chosen and rejected are single steps.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.protocols import MetricLog
 from data.schema import Preference
-from data.settings import Settings
 from prm.batching import cut_by_tokens, drop_overlong
 from prm.checkpoint import refuse_used_folder
-from prm.fit import FitConfig, check_fit, fit, length_limit
-from prm.lora import LoraSettings, TrainableState, adapters_off, add_adapters, has_adapters, merge
+from prm.fit import check_fit, fit, length_limit
+from prm.lora import TrainableState, adapters_off, add_adapters, has_adapters, merge
 from prm.model import check_vocabulary, load_backbone, load_tokenizer
 from prm.origin import save_trained
 from prm.sharding import compute_dtype
-from prm.tracking import TrackingConfig
 from reasoning_rl.models import disable_dropout
 from reasoning_rl.preference_examples import (
     EncodedPreference,
-    PairsConfig,
     collate_preferences,
     encode_preferences,
     read_pairs,
 )
-from reasoning_rl.preference_loss import PreferenceLoss, preference_loss
+from reasoning_rl.preference_loss import preference_loss
 from reasoning_rl.reference_logprobs import cache_reference, response_logprobs
-
-
-class PreferenceSettings(Settings):
-    """What is learned from a pair."""
-
-    loss: PreferenceLoss = "sigmoid"
-    """sigmoid: DPO; ipo: a squared distance from a fixed margin, which does not grow without bound."""
-    beta: float = Field(0.1, gt=0)
-    """Scale of the log-ratio to the reference: larger stays closer to it."""
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
-    """Share of the preferences taken to be the wrong way round (conservative DPO; loss: sigmoid)."""
-    average_logprobs: bool = False
-    """Divide each response's log-ratio by its tokens, so that length does not count (usual with ipo)."""
-    sft_coef: float = Field(0.0, ge=0)
-    """Weight of next-token loss on the chosen response, per token: keeps its probability from falling
-    together with the rejected one's (arXiv:2404.19733 takes 1)."""
-
-
-class DPOConfig(PairsConfig):
-    """Direct preference optimisation of a causal language model."""
-
-    model: str
-    """Folder or hub id of the policy, normally after SFT."""
-    reference: str | None = None
-    """Folder or hub id of the reference; null: the policy as it is before training."""
-    reference_logprobs: Literal["cached", "live"] = "cached"
-    """cached: computed once before training and kept in output_dir; live: the reference stays in memory and
-    runs beside the policy, worth it only where few of the pairs are used (max_updates)."""
-    output_dir: str = "runs/dpo"
-    """Checkpoints go to checkpoints/ in it, the trained model to model/."""
-    preference: PreferenceSettings = PreferenceSettings()
-    lora: LoraSettings = LoraSettings()
-    """Adapters on the policy. A live reference is then the policy without them: no second copy is held."""
-    fit: FitConfig = FitConfig(learning_rate=1e-6)
-    tracking: TrackingConfig = TrackingConfig()
+from reasoning_rl.train_config import DPOConfig, PreferenceSettings
 
 
 class PreferenceObjective:

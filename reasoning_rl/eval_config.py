@@ -4,9 +4,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from data.aggregation import Aggregation
 from data.errors import UserError
 from data.settings import Settings
 from data.step_readers import NeutralPolicy
+from data.steps import Splitter
+from prm.config import Backend
 from prm.labelling.settings import LabelConfig
 from reasoning_rl.config import Count, NonNegative, Whole
 from reasoning_rl.rollout.pool import EngineChoice
@@ -136,3 +139,38 @@ class QuickstartConfig(Settings):
     """Held-out problems in each evaluation."""
     ppo_iterations: Count = 80
     """Iterations of PPO-max; fewer is quicker and reaches less."""
+
+
+class ScoreConfig(Settings):
+    """Settings of `stepwell score`."""
+
+    prm: str
+    """The reward model: folder or hub id."""
+    format: str | None = None
+    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
+    input: str
+    """Solutions: rows {problem, steps}, {problem, response} or of any step-label format."""
+    output: str
+    """Where the scored rows go (.jsonl); the same command continues a file that is not complete."""
+    input_format: str = "auto"
+    """Format of the input's rows; auto: told from the first."""
+    splitter: Splitter | None = None
+    """How a `response` is cut into steps; none: as the PRM, or its format, has them."""
+    aggregation: Aggregation | None = None
+    """How step scores become one; none: the format's own way."""
+    softmin_temperature: float | None = Field(default=None, gt=0)
+    """Temperature of softmin; none: the format's."""
+    threshold: float | None = None
+    """A step whose score is below is called wrong; none: the format's."""
+    reference: str | None = None
+    """The other model of a log-ratio format; none: the one its authors used."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights; auto: float32 on a CPU, bfloat16 on a GPU."""
+    prm_backend: Backend = "local"
+    """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
+    max_length: int | None = Field(default=None, gt=0)
+    """Most tokens of a solution; steps beyond score null. None: what format and model allow."""
+    max_batch_tokens: int | None = Field(default=None, gt=0)
+    """Padded tokens of one forward; none: 1024 on a CPU, 32768 on a GPU."""
+    limit: int | None = Field(default=None, gt=0)
+    """Score only the first solutions."""

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from data.errors import UserError
-from data.preference_readers import Prefer, read_preferences, transcript
+from data.preference_readers import read_preferences, transcript
 from data.schema import Preference
-from data.settings import Settings
 from prm.model import EncodedSolution, pad_right
 from reasoning_rl.sft import prompt_ids
+from reasoning_rl.train_config import PairsConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,29 +117,6 @@ def chat_renderer(tokenizer: Any) -> Callable[[Sequence[Mapping[str, str]]], str
     return lambda messages: tokenizer.apply_chat_template(
         list(messages), tokenize=False, add_generation_prompt=True
     )
-
-
-class PairsConfig(Settings):
-    """Which pairs are read, and how long they may be."""
-
-    data: str
-    """File, folder or hub id of pairs {prompt, chosen, rejected}, as text or messages; HH-RLHF and
-    PKU-SafeRLHF rows are read as they are."""
-    split: str = "train"
-    """Split of a hub id or folder."""
-    prefer: Prefer = "better"
-    """Of PKU-SafeRLHF: which judgement orders the responses."""
-    eval_data: str | None = None
-    """Held-out pairs; null: off, a share of the prompts is held out."""
-    eval_split: str = "test"
-    """Split of a hub id or folder given as eval_data."""
-    holdout: float = Field(0.05, ge=0, lt=1)
-    """Share of the prompts held out for validation when eval_data is null."""
-    max_length: int = Field(1024, ge=2)
-    """Most tokens of prompt and response together."""
-    cut_prompt: bool = False
-    """Leave out a prompt's oldest tokens where a text exceeds max_length, as in long dialogues (a reward
-    model does so in scoring, too); off: fit.overlong decides."""
 
 
 def read_pairs(

@@ -4,12 +4,10 @@ The policy is its own reward model: r(x, y) = beta (log pi(y | x) - log pi_ref(y
 the prompt that cancels within a pair (arXiv:2305.18290).
 """
 
-from typing import Literal
-
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-PreferenceLoss = Literal["sigmoid", "ipo"]
+from reasoning_rl.train_config import PreferenceLoss
 
 
 def preference_loss(

@@ -11,10 +11,9 @@ chosen response, through a head that is dropped afterwards, and a pull of the re
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -27,7 +26,7 @@ from data.schema import Preference
 from prm.batching import drop_overlong
 from prm.best import BestWeights
 from prm.checkpoint import refuse_used_folder
-from prm.fit import FitConfig, check_fit, fit, length_limit
+from prm.fit import check_fit, fit, length_limit
 from prm.losses import bradley_terry
 from prm.model import (
     EncodedSolution,
@@ -41,45 +40,19 @@ from prm.model import (
 from prm.next_token import has_plain_head
 from prm.origin import check_origin, save_trained, start_language_model
 from prm.scorer import default_batch_tokens, score_in_batches, scoring
-from prm.tracking import TrackingConfig
 from reasoning_rl.models import decoder, load_reward_model
 from reasoning_rl.preference_examples import (
     EncodedPreference,
-    PairsConfig,
     collate_preferences,
     encode_preferences,
     read_pairs,
 )
 from reasoning_rl.sft import prompt_ids
+from reasoning_rl.train_config import RMConfig
 
 FORMAT = "stepwell"
 PairMetrics = Callable[[Sequence[float], Sequence[float]], Mapping[str, float]]
 """(rewards of the chosen, of the rejected responses) -> metrics."""
-
-
-class RMConfig(PairsConfig):
-    """Training of a pairwise reward model."""
-
-    model: str | None = None
-    """Folder or hub id of a causal LM to start from, normally after SFT; null: off, use model_config_file."""
-    model_config_file: str | None = None
-    """Path of a transformers config.json to start from random weights; null: off, use model."""
-    tokenizer: str | None = None
-    """Folder or hub id of the tokenizer; null: the model's own."""
-    output_dir: str = "runs/rm"
-    """Checkpoints go to checkpoints/ in it, the trained model to model/."""
-    lm_coef: float = Field(0.0, ge=0)
-    """Weight of next-token loss on the chosen response, per token (arXiv:2307.04964 takes 1)."""
-    centre_coef: float = Field(0.0, ge=0)
-    """Weight of the squared sum of a pair's rewards: keeps them around 0 (arXiv:2312.09244 takes 0.01)."""
-    normalise: Literal["off", "standardise"] = "standardise"
-    """Mean and deviation of the training responses' rewards are stored in the model's config; standardise:
-    scores are given in deviations from that mean."""
-    keep_best: str | None = None
-    """Validation metric, larger is better (e.g. valid/accuracy), whose best weights are kept; null: off, the
-    last weights are."""
-    fit: FitConfig = FitConfig(learning_rate=5e-6)
-    tracking: TrackingConfig = TrackingConfig()
 
 
 class RewardTrainee(nn.Module):

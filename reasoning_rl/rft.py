@@ -8,42 +8,18 @@ here the policy trains on its samples, with demonstrations mixed in where they a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, model_validator
 from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.task_readers import read_sft
-from prm.fit import FitConfig, fit
+from prm.fit import fit
 from reasoning_rl.preference_pairs import right_solutions
-from reasoning_rl.rounds import RoundsConfig, last_metrics, round_log, round_seed
+from reasoning_rl.rounds import last_metrics, round_log, round_seed
 from reasoning_rl.sampled import Group
 from reasoning_rl.sft import NextToken, encode_pairs
-
-
-class RFTConfig(RoundsConfig):
-    """Rounds of fine-tuning on a policy's own right answers."""
-
-    output_dir: str = "runs/rft"
-    """Every round's folder goes there, the trained policy to model/ in it."""
-    most_per_problem: int = Field(4, ge=1)
-    """Distinct right chains of a problem that are learned."""
-    min_step_score: float | None = Field(None, ge=0, le=1)
-    """Every step of a chain must reach this score (needs a PRM): leaves out right answers by wrong steps."""
-    demonstrations: str | None = None
-    """File of prompt/response rows that are learned beside the samples."""
-    start: Literal["first", "previous"] = "previous"
-    """Weights that a round trains: those that came into the run, or into the round."""
-    max_length: int = Field(1024, ge=2)
-    """Most tokens of prompt and response together."""
-    fit: FitConfig = FitConfig(learning_rate=1e-5)
-
-    @model_validator(mode="after")
-    def _scores_are_there(self) -> "RFTConfig":
-        if self.min_step_score is not None and self.prm is None:
-            raise UserError("min_step_score needs step scores: set prm")
-        return self
+from reasoning_rl.train_config import RFTConfig
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import model_validator
 from transformers import PreTrainedModel
 
 from data.errors import UserError
@@ -24,64 +23,16 @@ from data.files import write_atomically
 from data.prompts import get_template, render
 from data.protocols import Grader, MetricLog, ResponseScorer, StepScorer, TextGenerator
 from data.schema import Problem, Sampling
-from data.settings import Settings
 from prm.checkpoint import save_model
 from prm.model import load_backbone, load_tokenizer
-from prm.tracking import TrackingConfig
-from reasoning_rl.config import Count, SampledConfig, Whole
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.sampled import Group, group_metrics, read_groups, sample_groups, write_groups
 from reasoning_rl.sampler import ProblemSampler
 from reasoning_rl.telemetry import RunLog, read_metrics
+from reasoning_rl.train_config import RoundsConfig
 
 Validate = Callable[[Any], Mapping[str, float]]
 """A generator over the current policy -> valid/* metrics."""
-
-
-class RoundsConfig(Settings):
-    """Settings of every method that samples and learns by turns."""
-
-    policy: str
-    """Folder or hub id of the policy, normally after SFT."""
-    prm: str | None = None
-    """Folder or hub id of a process reward model that scores the steps; `oracle` knows the steps of the
-    arithmetic world; none: answers alone count."""
-    prm_format: str | None = None
-    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
-    grader: str | None = None
-    """Your own function that judges answers, module:function (docs/plugins.md); none: the benchmark's."""
-    problems: str = "arithmetic"
-    """Benchmark name, or a file or folder of problems."""
-    problems_format: str | None = None
-    """Benchmark whose format a file has; off when `problems` is itself a name."""
-    difficulty: str = "standard"
-    """Of the built-in worlds: standard, hard; shuffled (arithmetic); unsaid (programs)."""
-    allow_unsandboxed: bool = False
-    """Run model-written programs also where this machine offers nothing that keeps them in."""
-    num_problems: Count = 20_000
-    """Problems in the training pool."""
-    num_validation: Whole = 200
-    """Held-out problems of a validation, one after every round; 0 is off."""
-    output_dir: str
-    """Every round's folder goes there, the trained policy to model/ in it."""
-    seed: Whole = 0
-    """Seeds problems, sampling and training."""
-    rounds: Count = 1
-    """Times that the policy is sampled and trained."""
-    rollout: SampledConfig = SampledConfig(samples_per_problem=4)
-    tracking: TrackingConfig = TrackingConfig()
-
-    @model_validator(mode="after")
-    def _possible(self) -> "RoundsConfig":
-        if self.rollout.engine.max_ahead:
-            raise UserError(
-                "rollout.engine.max_ahead samples while a policy trains, and a round does not: set it to 0"
-            )
-        if self.prm == "oracle" and self.problems != "arithmetic":
-            raise UserError(
-                f"prm: oracle knows the arithmetic world only, not '{self.problems}'; give a model"
-            )
-        return self
 
 
 class Learn(Protocol):

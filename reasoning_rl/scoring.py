@@ -8,61 +8,23 @@ comes out the same byte for byte.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from data.aggregation import Aggregation, aggregate
 from data.errors import UserError
 from data.protocols import StepScorer
 from data.schema import StepSolution
-from data.settings import Settings
 from data.solutions import read_solutions
 from data.steps import Splitter
 from prm.formats import PRMFormat, find_format, load
-from prm.formats.load import Backend
 from prm.model import FORMAT as STEPWELL
 from prm.model import load_config
+from reasoning_rl.eval_config import ScoreConfig
 from reasoning_rl.rollout.hf import HFGenerator
 from reasoning_rl.score_file import append_chunks, name_format, name_weights, read_finished
 
 _SPLITTERS: dict[str, Splitter] = {"\n": "newline", "\n\n": "blank_line"}
 """What one of our own models has between its steps -> how a response is cut for it."""
-
-
-class ScoreConfig(Settings):
-    """Settings of `stepwell score`."""
-
-    prm: str
-    """The reward model: folder or hub id."""
-    format: str | None = None
-    """PRM format: a name (`stepwell score --list`) or a .yaml file; none: recognised from the model."""
-    input: str
-    """Solutions: rows {problem, steps}, {problem, response} or of any step-label format."""
-    output: str
-    """Where the scored rows go (.jsonl); the same command continues a file that is not complete."""
-    input_format: str = "auto"
-    """Format of the input's rows; auto: told from the first."""
-    splitter: Splitter | None = None
-    """How a `response` is cut into steps; none: as the PRM, or its format, has them."""
-    aggregation: Aggregation | None = None
-    """How step scores become one; none: the format's own way."""
-    softmin_temperature: float | None = Field(default=None, gt=0)
-    """Temperature of softmin; none: the format's."""
-    threshold: float | None = None
-    """A step whose score is below is called wrong; none: the format's."""
-    reference: str | None = None
-    """The other model of a log-ratio format; none: the one its authors used."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Precision of the weights; auto: float32 on a CPU, bfloat16 on a GPU."""
-    prm_backend: Backend = "local"
-    """What runs the reward model: local (torch, any format) or vllm (an engine; those with a class head)."""
-    max_length: int | None = Field(default=None, gt=0)
-    """Most tokens of a solution; steps beyond score null. None: what format and model allow."""
-    max_batch_tokens: int | None = Field(default=None, gt=0)
-    """Padded tokens of one forward; none: 1024 on a CPU, 32768 on a GPU."""
-    limit: int | None = Field(default=None, gt=0)
-    """Score only the first solutions."""
 
 
 @dataclass(frozen=True)

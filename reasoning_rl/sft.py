@@ -13,46 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from data.errors import UserError
 from data.protocols import MetricLog
-from data.settings import Settings
 from data.task_readers import read_sft
 from prm.batching import drop_overlong
 from prm.checkpoint import refuse_used_folder
-from prm.fit import FitConfig, check_fit, fit
-from prm.lora import LoraSettings, add_adapters, merge
+from prm.fit import check_fit, fit
+from prm.lora import add_adapters, merge
 from prm.model import check_vocabulary, load_tokenizer
 from prm.next_token import read_next_tokens
 from prm.origin import check_origin, save_trained, start_language_model
 from prm.sharding import compute_dtype
-from prm.tracking import TrackingConfig
 from reasoning_rl.functional import token_logprobs
-
-
-class SFTConfig(Settings):
-    """Supervised fine-tuning of a causal language model."""
-
-    model: str | None = None
-    """Folder or hub id of a causal LM to start from; null: off, use model_config_file."""
-    model_config_file: str | None = None
-    """Path of a transformers config.json to start from random weights; null: off, use model."""
-    tokenizer: str | None = None
-    """Folder or hub id of the tokenizer; null: the model's own."""
-    data: str
-    """File, folder or hub id of rows {prompt, response}, {problem, solution} or a chat {messages}."""
-    split: str = "train"
-    """Split of a hub id or folder."""
-    output_dir: str = "runs/sft"
-    """Checkpoints go to checkpoints/ in it, the trained model to model/."""
-    max_length: int = Field(1024, ge=2)
-    """Most tokens of prompt, response and end token together."""
-    lora: LoraSettings = LoraSettings()
-    fit: FitConfig = FitConfig()
-    tracking: TrackingConfig = TrackingConfig()
+from reasoning_rl.train_config import SFTConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,20 @@ print(time.process_time(), file=sys.stderr)
     assert min(seconds) < 1.5
 
 
+def test_no_help_and_no_completion_script_loads_a_heavy_library(tmp_path: Path) -> None:
+    code = """
+import sys
+from reasoning_rl.cli import VERBS, main
+heavy = {"torch", "transformers", "accelerate", "datasets", "vllm", "peft"}
+for words in [*([verb, "--help"] for verb in VERBS), ["completion", "bash"]]:
+    main(words)
+    assert not heavy & set(sys.modules), (words, heavy & set(sys.modules))
+"""
+    child = run_python("-c", code, cwd=tmp_path)
+    assert child.returncode == 0, child.stderr
+    assert "--fit.learning-rate" in child.stdout
+
+
 def test_required_python_is_the_one_ruff_checks_for() -> None:
     assert PROJECT["project"]["requires-python"] == ">=3.11"
     assert PROJECT["tool"]["ruff"]["target-version"] == "py311"

@@ -13,6 +13,7 @@ from data.errors import UserError
 from data.own import OwnScorer
 from data.plugins import is_plugin
 from data.protocols import StepScorer, TextGenerator
+from prm.config import Backend
 from prm.formats.generative import CriticScorer
 from prm.formats.genprm import GenPRMScorer
 from prm.formats.heads import load_language_model, load_parts, parts_of
@@ -28,7 +29,6 @@ from prm.scorer import LocalScorer
 logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-Backend = Literal["local", "vllm"]
 
 
 @dataclass(frozen=True)
