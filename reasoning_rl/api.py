@@ -270,7 +270,7 @@ def _loaded(prm: Any, tokenizer: Any, format: Any, device: Any) -> "Loaded":  # 
         return load_given(model, _tokenizer_of(prm, tokenizer), format)
     if isinstance(prm, str | Path):
         return load_step_scorer(str(prm), format, device=device or make_accelerator().device)
-    if hasattr(prm, "score"):
+    if type(prm).__module__.startswith("prm."):  # ours, of `load_prm`, whose scores may be raw
         return Loaded(prm, OWN)
     return Loaded(OwnScorer(name_of(prm)), OWN)
 
