@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
-from data.plugins import name_of
+from data.plugins import is_plugin, name_of
 from data.protocols import Grader, StepScorer
 from data.schema import Problem, Verdict
 from data.sources import Source, read_rows, shown
@@ -90,6 +90,8 @@ def grade_answers(
 
     if grader is None and get_benchmark(benchmark).judges == "program":
         raise UserError(f"{benchmark}: programs are judged by tests, not by an answer; take run_benchmark")
+    if len(responses) != len(answers):
+        raise UserError(f"{len(responses)} responses and {len(answers)} answers; give an answer for each")
     judge: Grader = make_grader(benchmark, _named(grader))
     problems = [
         Problem(id=str(k), text="", answer=str(answer).rpartition("####")[2].strip(), source=benchmark)
@@ -135,6 +137,11 @@ def run_benchmark(
             "output_dir": str(output_dir),
         }
     )
+    if given is not None and config.backend != "hf":
+        raise UserError(
+            f"backend: a model in memory runs here, on hf, and not on {config.backend}; leave it out, or "
+            "save the model and give its folder"
+        )
     device = make_accelerator().device if given is None else given[0].device
     return evaluate_benchmark(benchmark, config, device=device, given=given)
 
@@ -183,7 +190,7 @@ def train_ppo(
     problems: str | Source = "arithmetic",
     *,
     output_dir: str | Path,
-    reward: Callable[..., Any] | str | None = None,
+    reward: Any = None,
     prm: Any = None,
     grader: Callable[..., Any] | str | None = None,
     **settings: Any,
@@ -192,26 +199,23 @@ def train_ppo(
 
     problems: a benchmark's name or names, "module:name", or rows in memory (docs/plugins.md, format rows).
     reward: a function of your own that pays whole responses, TRL's kind too, or a reward model. prm: as for
-    `load_prm`; neither: the verified answer alone pays. Settings named `tokenizer` and `prm_tokenizer` belong
-    to models in memory.
+    `load_prm`; neither: the verified answer alone pays. Settings named `tokenizer`, `prm_tokenizer` and
+    `reward_tokenizer` belong to models in memory.
     """
     from reasoning_rl.compose import train_ppo as train
     from reasoning_rl.config import PPOConfig
 
-    names = isinstance(problems, list | tuple) and all(isinstance(one, str) for one in problems)
-    given: dict[str, Any] = {
-        "policy": policy,
-        "prm": prm,
-        "reward_model": _named(reward),
-        "grader": _named(grader),
-    }
-    if isinstance(problems, str) or names:
-        settings["problems"] = problems
+    given: dict[str, Any] = {"policy": policy, "prm": prm, "reward_model": reward, "grader": grader}
+    if isinstance(problems, str | Path):
+        settings["problems"] = str(problems)
+    elif isinstance(problems, list | tuple) and all(isinstance(one, str | Path) for one in problems):
+        settings["problems"] = [str(one) for one in problems]
     else:
         given["problems"], settings["problems_format"] = problems, "rows"
     if prm is None:
         settings["reward"] = {"form": "none", **settings.get("reward", {})}
-    if not (isinstance(prm, str | Path) or hasattr(prm, "save_pretrained")):
+    is_model = isinstance(prm, str | Path) or hasattr(prm, "save_pretrained")
+    if not is_model or is_plugin(prm):
         settings["critic"] = {"init": "policy", **settings.get("critic", {})}
     return _train(PPOConfig, train, given, output_dir, settings)
 
@@ -230,8 +234,14 @@ def _train(
     from reasoning_rl.runtime import make_accelerator
 
     resume = settings.pop("resume", False)
-    tokenizers = {"prm": settings.pop("prm_tokenizer", None)}
-    if not isinstance(settings.get("tokenizer"), str):
+    tokenizers = {
+        "prm": settings.pop("prm_tokenizer", None),
+        "reward_model": settings.pop("reward_tokenizer", None),
+    }
+    learns = given.get("policy", given.get("model"))
+    if isinstance(learns, str | Path) and isinstance(settings.get("tokenizer"), str | Path):
+        settings["tokenizer"] = str(settings["tokenizer"])  # of a model that is made from a config
+    else:
         tokenizers |= dict.fromkeys(("policy", "model"), settings.pop("tokenizer", None))
     refuse_used_folder(output_dir, resume=resume)
     accelerator, inputs = make_accelerator(), Path(output_dir) / "inputs"
@@ -243,7 +253,7 @@ def _train(
             values[name] = str(inputs / name)
             if accelerator.is_main_process and not (resume and (inputs / name).exists()):
                 save_model(inputs / name, _plain(one), _tokenizer_of(one, tokenizers.get(name)))
-        elif name == "prm":
+        elif name in ("prm", "reward_model", "grader"):
             values[name] = name_of(one)
         else:
             values[name] = str(inputs / f"{name}.jsonl")

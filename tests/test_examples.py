@@ -14,7 +14,7 @@ from format_cases import byte_tokenizer, checkpoint
 from peft import LoraConfig, get_peft_model
 from rl_world import OracleScorer, taught_policy, tiny_policy
 from torch.testing import assert_close
-from transformers import AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
 
 from data.arithmetic import make_problems
 from data.errors import UserError
@@ -26,6 +26,7 @@ from prm.model import load_backbone
 from prm.model import load_prm as load_prm_model
 from reasoning_rl import api
 from reasoning_rl.config import PPOConfig
+from reasoning_rl.reward_model import FORMAT, load_response_scorer
 from reasoning_rl.telemetry import read_metrics
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
@@ -216,7 +217,39 @@ def test_a_peft_model_is_taken_with_its_adapters(tmp_path) -> None:
     assert not bool((stored.get_parameter(name) == plain[name]).all())
 
 
+def test_what_is_handed_over_becomes_settings_that_the_command_reads(models, tmp_path, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr("reasoning_rl.compose.train_ppo", lambda config, **rest: seen.append(config))
+
+    def asked(policy, problems="arithmetic", **options):
+        api.train_ppo(policy, problems, output_dir=tmp_path / f"run{len(seen)}", **options)
+        return seen[-1]
+
+    tokenizer = byte_tokenizer()
+    rows = tmp_path / "g.jsonl"
+    config = asked(models / "policy", rows, problems_format="gsm8k", reward=Path("runs/rm"))
+    assert (config.problems, config.problems_format, config.reward_model) == (str(rows), "gsm8k", "runs/rm")
+    assert asked(models / "policy", ["gsm8k", rows]).problems == ("gsm8k", str(rows))
+    # A function has no weights that a critic could start from, by its name as well.
+    assert asked(models / "policy", prm="mymodule:score").critic.init == "policy"
+    assert asked(models / "policy", prm=models / "prm").critic.init == "prm"
+    shape = tiny_policy(tokenizer).config
+    shape.num_labels, shape.reward_format = 1, FORMAT
+    judge = AutoModelForSequenceClassification.from_config(shape)
+    config = asked(models / "policy", reward=judge, reward_tokenizer=tokenizer)
+    assert len(load_response_scorer(config.reward_model).score_responses(["Q"], ["A"])) == 1
+    # The tokenizer of a model in memory may be a folder.
+    config = asked(tiny_policy(tokenizer), tokenizer=str(models / "policy"))
+    found, own = (AutoTokenizer.from_pretrained(path) for path in (config.policy, models / "policy"))
+    assert found.get_vocab() == own.get_vocab()
+
+
 def test_mistakes_in_python_are_told(models, tmp_path) -> None:
+    with pytest.raises(UserError, match="2 responses and 1 answers"):
+        api.grade_answers(["1", "2"], ["1"])
+    tokenizer = byte_tokenizer()
+    with pytest.raises(UserError, match="backend: a model in memory runs here, on hf, and not on vllm"):
+        api.run_benchmark("arithmetic", model=tiny_policy(tokenizer), tokenizer=tokenizer, backend="vllm")
     with pytest.raises(UserError, match="in memory needs its tokenizer"):
         api.train_prm([{"x": 1}], model=tiny_policy(byte_tokenizer()), output_dir=tmp_path / "a")
     with pytest.raises(UserError, match="unknown key 'iteratons'; did you mean 'iterations'"):
