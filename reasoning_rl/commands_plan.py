@@ -30,8 +30,8 @@ def plan_text(config: PlanConfig) -> str:
 
         ppo = PPOConfig.from_preset(read_yaml(config.run), config.run)
         config = _with_run(config, ppo)
-    for name in filter(None, (config.model_size, config.prm_size)):
-        if name not in MODELS and name != "off":
+    for name in (config.model_size, *([] if config.prm_size in (None, "off") else [config.prm_size])):
+        if name not in MODELS:
             raise UserError(f"model size '{name}' is unknown{did_you_mean(name, MODELS)}")
     model = MODELS[config.model_size]
     run = _run(config)

@@ -108,3 +108,5 @@ def test_the_table_marks_the_advice_and_unknown_sizes_are_refused() -> None:
     assert "none fits" in plan_text(PlanConfig(model_size="70b", gpus=1))
     with pytest.raises(UserError, match="model size '7' is unknown"):
         plan_text(PlanConfig(model_size="7"))
+    with pytest.raises(UserError, match="model size 'off' is unknown"):
+        plan_text(PlanConfig(model_size="off"))
