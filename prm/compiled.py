@@ -7,6 +7,7 @@ code would be compiled again and again: `eagerly` is for that.
 
 import os
 import shutil
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -27,11 +28,12 @@ def compile_layers(model: nn.Module) -> None:
             f"{type(model).__name__}: has no decoder layers of transformers that could be compiled; set "
             "compile_layers to false"
         )
-    compilers = (os.environ.get("CXX") or "g++", "clang++", "c++")
-    if next(model.parameters()).device.type == "cpu" and not any(map(shutil.which, compilers)):
+    # What torch._inductor.config.cpp.cxx looks for, and nothing else.
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if next(model.parameters()).device.type == "cpu" and shutil.which(compiler) is None:
         raise UserError(
-            "compile_layers: torch.compile needs a C++ compiler on a CPU and none is on PATH; install g++ "
-            "or set compile_layers to false"
+            f"compile_layers: torch.compile needs a C++ compiler on a CPU and '{compiler}' is not on PATH; "
+            "install it, name another one by CXX, or set compile_layers to false"
         )
     # A graph each for frozen, with and without gradients, adapters on and off, of one row and of several.
     from torch._dynamo import config  # takes a second to import

@@ -41,6 +41,12 @@ def test_what_cannot_be_compiled_is_said_before_a_run(monkeypatch) -> None:
         compiled.compile_layers(nn.Linear(2, 2))
     tokenizer, _ = world(2)
     learner = learner_for(settings("unused"), tokenizer)
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    with pytest.raises(UserError, match="C\\+\\+ compiler"):
+    # torch takes $CXX, else the one compiler of the system: any other does not count.
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: name if name in ("c++", "clang++") else None)
+    monkeypatch.setattr(compiled.sys, "platform", "linux")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(UserError, match=r"C\+\+ compiler on a CPU and 'g\+\+' is not on PATH"):
+        compiled.compile_layers(learner.policy)
+    monkeypatch.setenv("CXX", "nowhere/c++")
+    with pytest.raises(UserError, match=r"'nowhere/c\+\+' is not on PATH"):
         compiled.compile_layers(learner.policy)
