@@ -37,9 +37,15 @@ def installed(kind: Kind) -> list[str]:
 
 
 def name_of(plugin: Any) -> str:
-    """Return a name by which `load_plugin` finds the object again; of a lambda or an object in this process
-    only. Others of the same name are numbered."""
+    """Return a name by which `load_plugin` finds the object again; of a lambda, an object or what was typed
+    into an interpreter in this process only. What a script defines is named by the script, as importing it
+    does. Others of the same name are numbered."""
     module = getattr(plugin, "__module__", None) or type(plugin).__module__
+    if module == "__main__":
+        main = sys.modules[module]
+        # The specification is that of `python -m package.script`; "<stdin>" has a stem that is no name.
+        script = main.__spec__.name if main.__spec__ else Path(getattr(main, "__file__", None) or "").stem
+        module = script if is_plugin(f"{script}:main") else module
     stem = name = f"{module}:{getattr(plugin, '__qualname__', type(plugin).__qualname__)}"
     count = 1
     while name in _GIVEN and _GIVEN[name] != plugin:

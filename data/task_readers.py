@@ -260,7 +260,7 @@ def _read_own(row: Row) -> dict[str, Any]:
     box of a solution, or none. What else the row holds stays at hand for a grader or reward of one's own."""
     name = next((name for name in _TEXT_FIELDS if name in row.values), _TEXT_FIELDS[0])
     asked = field(row, name, (str, list), expected=" or ".join(_TEXT_FIELDS))
-    values = {key: value for key, value in row.values.items() if key not in ("messages", name)}
+    values = {key: value for key, value in row.values.items() if key != "messages"}
     if isinstance(asked, list):
         values["messages"] = asked
         asked = _said(row, name, asked)

@@ -3,13 +3,14 @@
 import json
 import math
 import re
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from cli_cases import failure, save_models, write_yaml
+from cli_cases import ENVIRONMENT, failure, save_models, write_yaml
 from format_cases import checkpoint
 
 from data import plugins
@@ -21,6 +22,7 @@ from data.schema import Problem, Verdict
 from data.sources import read_rows
 from data.step_readers import read_steps
 from data.steps import joiner_of, step_texts
+from data.task_readers import read_problems
 from reasoning_rl import api
 from reasoning_rl.cli import main
 from reasoning_rl.config import PPOConfig
@@ -113,6 +115,10 @@ def test_a_reward_gets_what_it_names_as_trl_gives_it() -> None:
     assert ask(PROBLEMS, ["a", "b"], ["1", "3"]) == [1.0, None]
     assert seen["completions"] == ["1", "3"] and seen["ground_truth"] == ["1", "2"]
     assert seen["prompts"] == ["a", "b"] and seen["answers"] == seen["answer"] == ["1", "2"]
+    # Any column of the rows, the one with the problem as well.
+    (row,) = read_problems("rows", [{"problem": "Say 1.", "tag": "x"}])
+    own = OwnReward("here", lambda responses, problem, tag: [float(problem + tag == ["Say 1.", "x"])])
+    assert own.score_problems([row], ["a"], ["1"]) == [1.0]
     # A data set whose prompts are messages: the completions are, too.
     ask(chat, ["a", "b"], ["1", "3"])
     assert seen["completions"][1] == [{"role": "assistant", "content": "3"}]
@@ -154,6 +160,23 @@ def test_functions_of_one_name_are_told_apart() -> None:
     names = [plugins.name_of(one) for one in (first, second, first)]
     assert names[0] == names[2] != names[1]
     assert [plugins.load_plugin(name, "grader") for name in names[:2]] == [first, second]
+
+
+def test_what_a_script_defines_is_named_by_the_script(folder) -> None:
+    code = (
+        "from data.plugins import load_plugin, name_of\n"
+        "def reward(responses): return [0.0] * len(responses)\n"
+        "name = name_of(reward)\n"
+        "if __name__ == '__main__': print(name, load_plugin(name, 'reward') is reward)\n"
+    )
+    (folder / "myscript.py").write_text(code)
+    for words in (["myscript.py"], ["-m", "myscript"]):
+        said = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=ENVIRONMENT)
+        assert said.stdout == "myscript:reward True\n", said.stderr
+    assert plugins.load_plugin("myscript:reward", "reward")(["a"]) == [0.0]
+    # Nothing that could be imported again.
+    said = subprocess.run([sys.executable], input=code, capture_output=True, text=True, env=ENVIRONMENT)
+    assert said.stdout == "__main__:reward True\n", said.stderr
 
 
 def test_a_file_named_like_a_library_does_not_take_its_place(folder, monkeypatch) -> None:
