@@ -40,6 +40,11 @@ class TrackingConfig(Settings):
             [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
         )
 
+    @field_validator("trackers")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))  # two writers of one folder would each write every number
+
 
 def require_trackers(config: TrackingConfig) -> None:
     """Raise UserError, with the command that installs it, for a tracker that is not there."""

@@ -1,6 +1,7 @@
 """`stepwell init`: a commented config for a task and a model size, with the command that runs it."""
 
 import os
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,14 @@ def run_init(args: list[str]) -> None:
 def command(name: str, chosen: Chosen, config: InitConfig, path: Path) -> str:
     """Return the command line that runs the config."""
     task = TASKS[name]
+    quoted = shlex.quote(str(path))
     if chosen.accelerate is None:
-        return f"stepwell {task.verb}{task.words} --config {path}"
+        return f"stepwell {task.verb}{task.words} --config {quoted}"
     folder = Path(__file__).resolve().parent.parent / "configs" / "accelerate"
     place = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else folder
     return (
-        f"accelerate launch -q --config_file {place}/{chosen.accelerate} --num_processes {config.gpus} "
-        f"-m reasoning_rl.cli {task.verb} --config {path}"
+        f"accelerate launch -q --config_file {shlex.quote(f'{place}/{chosen.accelerate}')} "
+        f"--num_processes {config.gpus} -m reasoning_rl.cli {task.verb} --config {quoted}"
     )
 
 

@@ -245,10 +245,11 @@ def _clock_text(seconds: float) -> str:
 
 def _left_text(seconds: float) -> str:
     """Return "10 s", "3 min 05 s" or "4 h 05 min"."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
     minutes = round(seconds / 60)
-    return seconds_text(seconds) if seconds < 3600 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return seconds_text(whole) if whole < 3600 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def seconds_text(seconds: float) -> str:

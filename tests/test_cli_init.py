@@ -1,6 +1,7 @@
 """`stepwell init`: files that run as they stand, commented from the settings' own docstrings."""
 
 import itertools
+import shlex
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,11 @@ def test_a_written_config_trains(tmp_path, monkeypatch, capsys) -> None:
 def test_a_value_is_written_so_that_it_reads_back(value, tmp_path) -> None:
     (tmp_path / "a.yaml").write_text(f"key: {yaml_text(value)}\n")
     assert read_yaml(tmp_path / "a.yaml")["key"] == value
+
+
+def test_a_path_with_a_space_is_quoted_in_the_line_to_run(tmp_path) -> None:
+    path = tmp_path / "a b" / "x.yaml"
+    for name in ("sft", "eval"):
+        config = InitConfig()
+        words = shlex.split(command(name, fill(name, config), config, path))
+        assert words[-2:] == ["--config", str(path)]

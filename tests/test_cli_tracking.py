@@ -114,6 +114,7 @@ def test_a_tracker_that_is_missing_or_unknown_is_named_before_anything_is_loaded
     sft_words, tmp_path, monkeypatch, capsys
 ) -> None:
     words = [*sft_words, "--output-dir", tmp_path / "run"]
+    assert TrackingConfig(trackers="wandb, tensorboard,wandb").trackers == ("wandb", "tensorboard")
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     said = failure(capsys, *words, "--tracking.trackers", "tensorboard,wandb")
     assert "tensorboard is not installed: pip install 'stepwell[track]'" in said

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from reasoning_rl.commands import PPO_SHOWN
-from reasoning_rl.live import Live, seconds_text, table_text
+from reasoning_rl.live import Live, _left_text, seconds_text, table_text
 
 
 def plain_console() -> Console:
@@ -131,6 +131,8 @@ def test_seconds_in_words(seconds, text) -> None:
 def test_seconds_never_show_sixty_seconds() -> None:
     assert seconds_text(119.7) == "2 min 00 s"
     assert seconds_text(59.97) == "1 min 00 s"
+    left = [_left_text(seconds) for seconds in (59.2, 59.7, 3599.2, 3599.8)]
+    assert left == ["59 s", "1 min 00 s", "59 min 59 s", "1 h 00 min"]
 
 
 def test_a_table_is_aligned() -> None:
