@@ -81,6 +81,10 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # stepwell ... | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # which rich turns into 1
+            sys.exit(141)
+        raise
     except OSError as error:
         if error.filename is None:
             raise
