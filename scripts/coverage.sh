@@ -15,16 +15,20 @@ tests=(
     tests/test_data_*.py
     tests/test_eval_{answers,benchmarks,compare,grader_cases,identity,math_grader,metrics,prm_*,relations}.py
     tests/test_eval_{rulings,sample_files,sandbox_parts,search*,submissions}.py
-    tests/test_prm_{batching,critics,formats,judge,labelling,losses*}.py
+    tests/test_prm_{batching,critics,formats,judge,labelling,losses*,sums}.py
     tests/test_rl_{config,experience,functional,group,hack_gauge,indicators,loss_terms,losses,moments}.py
     tests/test_rl_{options,plan,preference_pairs,sampler,scoring,shaping,step_values}.py
     # Of files that train as well, what does not.
+    tests/test_cli_init.py --deselect tests/test_cli_init.py::test_a_written_config_trains
     tests/test_cli_step_benchmarks.py::test_{the_page_is_self_contained_and_shows_all_pictures,scores_beyond_probabilities_have_no_reliability}
     tests/test_prm_formats_load.py::test_{a_wrong_format_file_is_explained,thresholds_compare_scores_or_their_changes}
+    tests/test_plugins.py --deselect tests/test_plugins.py::test_the_pages_commands_run
+    --deselect tests/test_plugins.py::test_a_run_whose_reward_raises_ends_in_two_lines
     tests/test_prm_objectives.py::test_{readouts_by_hand,the_linear_value_is_the_scores_slope}
     tests/test_rl_dpo.py::test_{the_loss_is_the_papers_by_definition,ipo_stops_at_its_margin_where_dpo_goes_on}
     tests/test_rl_dynamic.py --deselect tests/test_rl_dynamic.py::test_a_resumed_run_draws_what_the_uninterrupted_one_does
     tests/test_rl_mismatch.py::test_{weights_of_a_hand_worked_case,off_is_no_weights_and_the_cap_is_counted}
+    tests/test_rl_problems.py --deselect tests/test_rl_problems.py::test_the_command_trains_on_both
 )
 "$python" -m coverage run -m pytest -p no:cacheprovider "${tests[@]}"
 "$python" -m coverage report --skip-covered --sort=cover
