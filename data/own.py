@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.errors import UserError
-from data.plugins import Call, load_plugin
+from data.plugins import Call, load_plugin, made
 from data.protocols import ResponseScorer
 from data.schema import Problem, Verdict
 
@@ -123,21 +123,31 @@ class OwnScorer:
     StepScorer of the user's."""
 
     def __init__(self, name: str, plugin: Any = None) -> None:
-        plugin = plugin or load_plugin(name, "scorer")
-        self.whole = getattr(plugin, "score", None)
-        if self.whole is None:
+        plugin = made(name, "scorer", plugin or load_plugin(name, "scorer"))
+        self.is_whole = hasattr(plugin, "score")
+        if self.is_whole:
+            self.call = Call(name, "scorer", plugin.score, (), open_ended=True)
+        else:
             self.call = Call(name, "scorer", plugin, ("problem", "steps"), needs=("steps",))
 
     def score(self, problems: Sequence[str], solutions: Sequence[Sequence[str]]) -> list[list[float | None]]:
         """Return what the user's code says of every step; raises UserError with the problem it failed on."""
-        if self.whole is not None:
-            return self.whole(problems, solutions)
-        return [self._one(p, list(steps)) for p, steps in zip(problems, solutions, strict=True)]
+        abouts = [f"the problem {problem[:60]!r}" for problem in problems]
+        if self.is_whole:
+            about = f"{len(problems)} solutions"
+            found = listed(self.call.run(about, problems, solutions), len(problems), self.call, about)
+        else:
+            found = [
+                self.call({"problem": problem, "steps": list(steps)}, about)
+                for problem, steps, about in zip(problems, solutions, abouts, strict=True)
+            ]
+        return [
+            self._checked(scores, len(steps), about)
+            for scores, steps, about in zip(found, solutions, abouts, strict=True)
+        ]
 
-    def _one(self, problem: str, steps: list[str]) -> list[float | None]:
-        about = f"the problem {problem[:60]!r}"
-        found = listed(self.call({"problem": problem, "steps": steps}, about), len(steps), self.call, about)
-        scores = [number(value, self.call, about) for value in found]
+    def _checked(self, found: Any, count: int, about: str) -> list[float | None]:
+        scores = [number(value, self.call, about) for value in listed(found, count, self.call, about)]
         for score in scores:
             if score is not None and not 0 <= score <= 1:
                 raise UserError(

@@ -98,6 +98,14 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' + lines[0] if lines else ''}{place}"
 
 
+def made(name: str, kind: Kind, plugin: Any) -> Any:
+    """Return a plug-in, of a class an object made without arguments. Raises UserError when that raises."""
+    try:
+        return plugin() if isinstance(plugin, type) else plugin
+    except Exception as error:
+        raise UserError(f"{kind} '{name}': making one without arguments raised {described(error)}") from error
+
+
 class Call:
     """A plug-in's function, called by the names of its parameters.
 
@@ -116,8 +124,7 @@ class Call:
         needs: Sequence[str] = (),
         open_ended: bool = False,
     ) -> None:
-        if isinstance(function, type):
-            function = self._made(name, kind, function)
+        function = made(name, kind, function)
         if not callable(function):
             raise UserError(f"{kind} '{name}' is {type(function).__name__}, and no function or class")
         self.name, self.kind, self.function = name, kind, function
@@ -135,15 +142,6 @@ class Call:
         if not open_ended:
             self._check(offered)
 
-    @staticmethod
-    def _made(name: str, kind: Kind, cls: type) -> Any:
-        try:
-            return cls()
-        except Exception as error:
-            raise UserError(
-                f"{kind} '{name}': making one without arguments raised {described(error)}"
-            ) from error
-
     def _refusal(self, what: str, names: Collection[str]) -> UserError:
         return UserError(
             f"{self.kind} '{self.name}' {what}; name its parameters as what they are: {', '.join(names)}"
@@ -158,7 +156,11 @@ class Call:
         """Return what it returns. Raises UserError, naming `about` (the problem), for whatever it raises."""
         self._check(values)
         chosen = values if self.takes_all else {k: v for k, v in values.items() if k in self.takes}
+        return self.run(about, **chosen)
+
+    def run(self, about: str, *args: Any, **values: Any) -> Any:
+        """Return what it returns for arguments as they are; raises as a call by names does."""
         try:
-            return self.function(**chosen)
+            return self.function(*args, **values)
         except Exception as error:
             raise UserError(f"{self.kind} '{self.name}' raised {described(error)} on {about}") from error

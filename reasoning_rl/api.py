@@ -226,10 +226,8 @@ def _train(
 ) -> Path:
     """Run one training function on its settings and on `given`, what may be in memory."""
     from prm.checkpoint import refuse_used_folder, save_model
-    from reasoning_rl.commands import QuietLog
-    from reasoning_rl.heartbeat import watched
+    from reasoning_rl.commands import run_log
     from reasoning_rl.runtime import make_accelerator
-    from reasoning_rl.telemetry import RunLog
 
     resume = settings.pop("resume", False)
     tokenizers = {"prm": settings.pop("prm_tokenizer", None)}
@@ -254,14 +252,7 @@ def _train(
     accelerator.wait_for_everyone()
     read = getattr(kind, "from_preset", kind.from_dict)
     config = read({**settings, **values, "output_dir": str(output_dir)}, "settings")
-    recorded: list[Any] = []
-
-    def watch(iteration: int, metrics: Mapping[str, float]) -> None:  # noqa: ARG001
-        if not recorded:  # not sooner: settings that are refused must not replace those of the run there
-            recorded.append(config.to_yaml(Path(output_dir) / "config.yaml"))
-
-    with watched(accelerator):
-        log = RunLog(output_dir, watch=watch) if accelerator.is_main_process else QuietLog()
+    with run_log(accelerator, config, resume=resume) as log:
         return train(config, accelerator=accelerator, log=log, resume=resume, **options)
 
 
@@ -279,7 +270,7 @@ def _loaded(prm: Any, tokenizer: Any, format: Any, device: Any) -> "Loaded":  # 
         return load_given(model, _tokenizer_of(prm, tokenizer), format)
     if isinstance(prm, str | Path):
         return load_step_scorer(str(prm), format, device=device or make_accelerator().device)
-    if hasattr(prm, "score"):
+    if type(prm).__module__.startswith("prm."):  # ours, of `load_prm`, whose scores may be raw
         return Loaded(prm, OWN)
     return Loaded(OwnScorer(name_of(prm)), OWN)
 

@@ -1,7 +1,8 @@
 """What each verb of the command line does: read settings, build, run under a live view, say what came out."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -115,18 +116,11 @@ def run_training(
     require_trackers(config.tracking)
     accelerator = make_accelerator()
     resume = "resume" in parsed.flags
-    if resume and accelerator.is_main_process:
-        warn_of_changes(config)
-    folder = _with_live_log(
-        accelerator,
-        config.output_dir,
-        config,
-        title,
-        shown,
-        lambda log: train(config, accelerator=accelerator, log=log, resume=resume),
-        total=total(config) if total is not None else None,
-        resume=resume,
-    )
+    count = total(config) if total is not None else None
+    unit = "iteration" if title == "ppo" else "round" if count else "update"
+    live = Live(title, count, shown=shown, board=title == "ppo", unit=unit)
+    with run_log(accelerator, config, resume=resume, live=live) as log:
+        folder = train(config, accelerator=accelerator, log=log, resume=resume)
     if held_out is not None and accelerator.is_main_process:
         validated = [
             [
@@ -328,41 +322,42 @@ def run_quickstart_command(args: list[str]) -> None:
     run_quickstart(config, fresh="fresh" in parsed.flags)
 
 
-def _with_live_log(
-    accelerator: Accelerator,
-    output_dir: str,
-    config: Any,
-    title: str,
-    shown: Mapping[str, str],
-    train: Callable[[MetricLog], Path],
-    *,
-    total: int | None = None,
-    resume: bool = False,
-) -> Path:
-    """Train under a live view on the main process, silently on the others."""
+@contextmanager
+def run_log(
+    accelerator: Accelerator, config: Any, *, resume: bool, live: Live | None = None
+) -> Iterator[MetricLog]:
+    """The log of one training run, whose settings it keeps in config.yaml: metrics in the output folder, its
+    trackers and a live view on the main process, nothing on the others.
+
+    Raises UserError for a tracker that is not installed.
+    """
+    require_trackers(config.tracking)
     if not accelerator.is_main_process:
         with watched(accelerator):
-            return train(QuietLog())
+            yield QuietLog()
+        return
+    if resume:
+        warn_of_changes(config)
     is_recorded = False
-    unit = "iteration" if title == "ppo" else "round" if total else "update"
-    with (
-        Trackers(config.tracking, output_dir, config.model_dump(mode="json"), resume=resume) as trackers,
-        Live(title, total, shown=shown, board=title == "ppo", unit=unit) as live,
-        watched(accelerator),
-    ):
 
-        def watch(iteration: int, metrics: Mapping[str, float]) -> None:
-            nonlocal is_recorded
-            if not is_recorded:
-                # Not sooner: settings that are refused must not replace those of the run in the folder.
-                config.to_yaml(Path(output_dir) / "config.yaml")
-                is_recorded = True
+    def watch(iteration: int, metrics: Mapping[str, float]) -> None:
+        nonlocal is_recorded
+        if not is_recorded:
+            # Not sooner: settings that are refused must not replace those of the run in the folder.
+            config.to_yaml(Path(config.output_dir) / "config.yaml")
+            is_recorded = True
+        if live is not None:
             live.watch(iteration, metrics)
 
-        folder = train(RunLog(output_dir, watch=watch, trackers=trackers))
+    with ExitStack() as stack:
+        settings = config.model_dump(mode="json")
+        trackers = stack.enter_context(Trackers(config.tracking, config.output_dir, settings, resume=resume))
+        if live is not None:
+            stack.enter_context(live)
+        stack.enter_context(watched(accelerator))
+        yield RunLog(config.output_dir, watch=watch, trackers=trackers)
     if resume and not is_recorded:
-        warnings.warn(f"{output_dir}: this run was finished before: nothing was trained", stacklevel=1)
-    return folder
+        warnings.warn(f"{config.output_dir}: this run was finished before: nothing was trained", stacklevel=1)
 
 
 def _say_plainly(text: str) -> None:

@@ -83,9 +83,8 @@ def read_pool(
             for pool, found in zip((train, held_out), pools, strict=True):
                 pool += [replace(problem, source=name) for problem in found]
     excluded = getattr(config, "exclude", ())
-    if len(sources) > 1 or excluded:
-        train = _without(train, held_out, excluded, say)
-    return train, held_out
+    once = len(sources) > 1 or bool(excluded)
+    return _without(train, held_out, excluded, say, once=once), held_out
 
 
 def _read(config: Settings, name: str, source: str | None, *, num_validation: int) -> Pool:
@@ -109,8 +108,11 @@ def _without(
     held_out: Sequence[Problem],
     excluded: Sequence[str],
     say: Callable[[str], object],
+    *,
+    once: bool,
 ) -> list[Problem]:
-    """Return the training problems whose text is neither held out, nor excluded, nor there already."""
+    """Return the training problems whose text is neither held out nor excluded nor, if `once`, there
+    already."""
     banned = {normalise_problem(problem.text): "held out" for problem in held_out}
     for entry in excluded:
         name, _, source = entry.partition("=")
@@ -122,7 +124,8 @@ def _without(
         if text in banned:
             counts[banned[text]] += 1
             continue
-        banned[text] = "there twice"
+        if once:
+            banned[text] = "there twice"
         kept.append(problem)
     if left_out := {why: count for why, count in counts.items() if count}:
         said = ", ".join(f"{count} {why}" for why, count in left_out.items())

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data.errors import UserError
 from prm import tracking
 from prm.tracking import Trackers, TrackingConfig
+from reasoning_rl import api
 from reasoning_rl.cli import VERBS, load, main
 from reasoning_rl.telemetry import RunLog, read_metrics
 
@@ -120,6 +121,21 @@ def test_a_tracker_that_is_missing_or_unknown_is_named_before_anything_is_loaded
         tracking.require_trackers(TrackingConfig(trackers=("wandb",)))
     assert "'tensorboard' or 'wandb'" in failure(capsys, *words, "--tracking.trackers", "tensorbord")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_python_is_tracked_and_resumed_like_a_command(sft_words, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("STEPWELL_DEVICE", "cpu")
+    own = {"model": sft_words[2], "output_dir": tmp_path / "run", "tracking": {"trackers": "tensorboard"}}
+    api.train_sft(sft_words[4], **own, fit={"max_updates": 1})
+    assert events(tmp_path / "run")["train/loss"] == recorded(tmp_path / "run", "train/loss") != []
+    with (
+        pytest.warns(UserWarning, match=r"than the run had: fit.learning_rate 2e-05 \(was 1e-05\); they"),
+        pytest.warns(UserWarning, match="nothing was trained"),
+    ):
+        api.train_sft(sft_words[4], **own, fit={"max_updates": 1, "learning_rate": 2e-5}, resume=True)
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="wandb is not installed: pip install wandb"):
+        api.train_sft(sft_words[4], **own | {"output_dir": tmp_path / "b", "tracking": {"trackers": "wandb"}})
 
 
 def test_every_training_verb_has_the_same_setting() -> None:

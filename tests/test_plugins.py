@@ -1,10 +1,12 @@
 """A user's own code, found by name: the page about it, run as it stands, and what mistakes are told."""
 
 import json
+import math
 import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cli_cases import failure, save_models, write_yaml
@@ -19,6 +21,7 @@ from data.schema import Problem, Verdict
 from data.sources import read_rows
 from data.step_readers import read_steps
 from data.steps import joiner_of, step_texts
+from reasoning_rl import api
 from reasoning_rl.cli import main
 from reasoning_rl.config import PPOConfig
 from reasoning_rl.reward_model import load_response_scorer
@@ -212,6 +215,38 @@ def test_signatures_and_values_of_the_other_kinds() -> None:
     name = plugins.name_of(lambda text: ["b", "a"])
     with pytest.raises(UserError, match="returned 'a' for the text 'a b'; return steps of the text in their"):
         own_spans(name, "a b")
+
+
+class Halves:
+    """A step scorer as a class; what it says of all steps but the last is its attribute."""
+
+    first = 0.5
+
+    def score(self, texts, solutions):
+        return [[self.first] * (len(steps) - 1) + [None] for steps in solutions]
+
+
+def test_a_step_scorer_may_be_a_class_or_an_object_and_its_scores_are_checked() -> None:
+    asked = ["q", "r"], [["a", "b"], ["c"]]
+    for given in (Halves, Halves()):
+        assert api.load_prm(given).score(*asked) == [[0.5, None], [None]]
+    wrong = {
+        5.0: r"returned 5 for the problem 'q'; scores lie in \[0, 1\]",
+        math.nan: "returned nan for the problem 'q'",
+        "1": "returned '1' for the problem 'q'",
+    }
+    for value, told in wrong.items():
+        scorer = Halves()
+        scorer.first = value
+        with pytest.raises(UserError, match=f"scorer '.*:Halves.*' {told}"):
+            api.load_prm(scorer).score(*asked)
+    for found, told in (([[0.5]], "1 values for 2 sol"), ([[0.5], [0.5]], "1 values for the problem 'q'")):
+        scorer = Halves()
+        scorer.score = lambda problems, solutions, found=found: found
+        with pytest.raises(UserError, match=f"returned {told}"):
+            OwnScorer("here", scorer).score(*asked)
+    with pytest.raises(UserError, match="raised KeyError: 'x' .* on 1 solutions"):
+        OwnScorer("here", SimpleNamespace(score=lambda problems, solutions: {}["x"])).score(["q"], [["a"]])
 
 
 def test_a_run_whose_reward_raises_ends_in_two_lines(folder, models, capsys) -> None:

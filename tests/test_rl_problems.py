@@ -77,6 +77,16 @@ def test_one_source_is_read_as_ever(files) -> None:
     assert (len(train), len(held_out)) == (25, 5)
 
 
+def test_of_one_source_no_problem_that_is_held_out_is_trained_on(files) -> None:
+    lines = (files / "gsm8k.jsonl").read_text().splitlines(keepends=True)
+    again = lines[-1].replace("How many are", "how  many are")
+    (files / "gsm8k.jsonl").write_text("".join([again, lines[0], *lines]))
+    one = config(files, problems=f"{files}/gsm8k.jsonl", problems_format="gsm8k")
+    with pytest.warns(UserWarning, match="26 to train on; left out: 1 held out$"):
+        train, held_out = read_pool(one, sources_of(one))
+    assert (len(train), len(held_out)) == (26, 5)
+
+
 def test_every_answer_is_judged_by_its_benchmark(files) -> None:
     settings = config(files)
     grader = make_run_grader(settings, [*sources_of(settings), ("programs", None)])
