@@ -1,6 +1,6 @@
 """The answer grader on recorded solutions, beside plain math-verify: agreement, verdicts, CPU-seconds.
 
-    python benchmarks/grading.py --data ../shared/data --json grading.json
+    python benchmarks/grading.py --data FOLDER --json grading.json
 
 Reads `<data>/solutions/gsm8k_example_model_solutions.jsonl` (question, ground_truth, and four solvers with a
 solution and a recorded is_correct each) and `<data>/math/math500.jsonl` (each gold solution must be judged

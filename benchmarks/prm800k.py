@@ -1,6 +1,6 @@
 """A small PRM trained from nothing on PRM800K phase 1, against baselines that read no mathematics.
 
-    python benchmarks/prm800k.py --data ../shared/data/steps --json prm800k.json --seed 0 1
+    python benchmarks/prm800k.py --data FOLDER --json prm800k.json --seed 0 1
 
 A byte-level BPE and a decoder of about 0.7 M parameters first read the training steps as plain text; the PRM
 is then trained on the human labels of the training file. The stopping point is chosen on held-out *training*

@@ -1,6 +1,6 @@
 """A small pairwise reward model trained from nothing on HH-RLHF pairs, beside baselines that read no order.
 
-    python benchmarks/reward_model.py --data ../shared/data/preference --json reward_model.json --seed 0 1 2
+    python benchmarks/reward_model.py --data FOLDER --json reward_model.json --seed 0 1 2
 
 A byte-level BPE and a decoder of about 1 M parameters first read the training dialogues as plain text; the
 reward model is then trained on the pairs, by Bradley-Terry with the LM loss beside it. The stopping point is

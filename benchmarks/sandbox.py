@@ -1,6 +1,6 @@
 """The code sandbox on reference solutions: how many pass, and how many programs a CPU-second judges.
 
-    python benchmarks/sandbox.py --data ../shared/data --json sandbox.json
+    python benchmarks/sandbox.py --data FOLDER --json sandbox.json
 
 Judges the 164 HumanEval references and the 974 of MBPP in `<data>/code/`, one after another. No model, no
 network. CPU-seconds are user and system time of this process, the judge, the fork server and every program,

@@ -1,7 +1,7 @@
 """Decoder layers through torch.compile: what lies between the matrix products runs as fused kernels.
 
-One layer's graph serves all layers of its kind and all shapes (regional compilation with symbolic sizes);
-building it takes ten seconds or so, once a process. Not for inference with a key-value cache, whose Python
+One layer's graph serves all layers of its kind and all shapes (regional compilation with symbolic sizes); it
+is built once a process. Not for inference with a key-value cache, whose Python
 code would be compiled again and again: `eagerly` is for that.
 """
 

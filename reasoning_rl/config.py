@@ -165,8 +165,8 @@ class UpdateConfig(Settings):
     """Of policy and critic: keep each layer's input alone and compute the layer again in the backward. A
     third more time, far less memory; the numbers are the same."""
     compile_layers: bool = False
-    """Of policy, critic and reference: torch.compile each decoder layer (not the sampler). Faster after some
-    ten seconds of compiling; the numbers are the same up to rounding. One process, DDP, ZeRO-1 and 2."""
+    """Of policy, critic and reference: torch.compile each decoder layer (not the sampler). Faster once it is
+    compiled, in the first iteration; the numbers are the same up to rounding. Not for ZeRO-3 and FSDP2."""
     learning_rate: Positive = 5e-7
     """Peak rate of the policy's AdamW."""
     warmup_iterations: Whole = 0

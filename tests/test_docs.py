@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eval.prm_benchmarks import PRM_BENCHMARKS
-from reasoning_rl.cli import VERBS, load
+from reasoning_rl.cli import VERBS, load, main
 from reasoning_rl.options import parse, several_values
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +85,27 @@ def check_verb(words: list[str]) -> None:
     parsed = parse(rest, settings, flags=verb.flags, positional=len(rest))
     if verb.names and parsed.positional:
         assert parsed.positional[0] in {name for where in verb.names for name in load(where)}
+
+
+def runs_at_once(words: list[str]) -> bool:
+    """Needs neither a model nor data of the reader's."""
+    if words[:1] != ["stepwell"]:
+        return False
+    asks = {"--help", "--list", "--version"} & set(words)
+    return (
+        bool(asks) or words[1] in ("plan", "init", "completion") or words[1:3] == ["data", "demo"]
+    )
+
+
+QUICK = sorted({command for _, command in SHELL if runs_at_once(words_of(command))})
+
+
+@pytest.mark.parametrize("command", QUICK)
+def test_commands_that_need_nothing_run_as_they_stand(command, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    main(words_of(command)[1:])
+    assert capsys.readouterr().out.strip()
 
 
 def anchors(page: Path) -> set[str]:
