@@ -92,9 +92,7 @@ def runs_at_once(words: list[str]) -> bool:
     if words[:1] != ["stepwell"]:
         return False
     asks = {"--help", "--list", "--version"} & set(words)
-    return (
-        bool(asks) or words[1] in ("plan", "init", "completion") or words[1:3] == ["data", "demo"]
-    )
+    return bool(asks) or words[1] in ("plan", "init", "completion") or words[1:3] == ["data", "demo"]
 
 
 QUICK = sorted({command for _, command in SHELL if runs_at_once(words_of(command))})
