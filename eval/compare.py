@@ -77,6 +77,13 @@ def compare_runs(first: str | Path, second: str | Path) -> Comparison:
             f"{folders[0]} is a run of '{names[0]}' and {folders[1]} one of '{names[1]}'; "
             "compare runs of one benchmark"
         )
+    for key in ("difficulty", "split"):  # ids are numbered in each anew
+        asked = [s.get(key) for s in settings]
+        if asked[0] != asked[1]:
+            raise UserError(
+                f"{folders[0]} has {key} {asked[0]} and {folders[1]} has {asked[1]}: other problems; "
+                "compare runs of the same"
+            )
     shares = [_shares(folder / "samples.jsonl") for folder in folders]
     both = [key for key in shares[0] if key in shares[1]]
     if not both:

@@ -7,8 +7,8 @@ import sys
 
 from reasoning_rl.api import score_solution
 
-PROBLEM = "Ann has 12. Bob has 5 fewer than Ann. Cem has 2 more than Bob. How many does Cem have?"
-STEPS = ["Bob has 12 - 5 = 7", "Cem has 7 + 2 = 10", "#### 10"]
+PROBLEM = "Leo has 12. Gus has 5 fewer than Leo. Ned has 2 more than Gus. How many does Ned have?"
+STEPS = ["Gus has 12 - 5 = 7", "Ned has 7 - 2 = 5", "#### 5"]  # the second step is the first wrong one
 
 
 def main(prm="outputs/quickstart/prm/model", **options):

@@ -187,7 +187,7 @@ def _requirements() -> list[tuple[Requirement, str]]:
     for line in lines:
         requirement = Requirement(line)
         extra = str(requirement.marker).partition("==")[2].strip(" \"'") if requirement.marker else ""
-        if extra != "dev":
+        if extra != "dev" and requirement.name != "stepwell":  # an extra may ask for another one
             found.append((requirement, extra))
     # What is needed first, and of that what imports at once: one that hangs hides the fewest others.
     return sorted(found, key=lambda one: (bool(one[1]), one[0].name in HEAVY))

@@ -26,6 +26,8 @@ tests=(
     --deselect tests/test_plugins.py::test_a_run_whose_reward_raises_ends_in_two_lines
     tests/test_prm_objectives.py::test_{readouts_by_hand,the_linear_value_is_the_scores_slope}
     tests/test_rl_dpo.py::test_{the_loss_is_the_papers_by_definition,ipo_stops_at_its_margin_where_dpo_goes_on}
+    tests/test_recipes.py::test_{its_batches_divide_and_its_models_fit,the_reward_model_of_the_small_recipe_fits}
+    tests/test_recipes.py::test_{the_estimate_by_hand,a_plan_of_a_run_tells_what_it_lacks,batches_that_do_not_divide_are_told}
     tests/test_rl_dynamic.py --deselect tests/test_rl_dynamic.py::test_a_resumed_run_draws_what_the_uninterrupted_one_does
     tests/test_rl_mismatch.py::test_{weights_of_a_hand_worked_case,off_is_no_weights_and_the_cap_is_counted}
     tests/test_rl_problems.py --deselect tests/test_rl_problems.py::test_the_command_trains_on_both

@@ -112,6 +112,8 @@ def test_mistaken_folders_are_named(tmp_path):
         compare_runs(folder, run(tmp_path, "b", ["1"], benchmark="math"))
     with pytest.raises(UserError, match="no judged problem in common"):
         compare_runs(folder, run(tmp_path, "c", [None, "2"]))
+    with pytest.raises(UserError, match="has difficulty None and .* has hard: other problems"):
+        compare_runs(folder, run(tmp_path, "d", ["1"], difficulty="hard"))
 
 
 def test_compare_from_the_command_line(tmp_path, capsys):

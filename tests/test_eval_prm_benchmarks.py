@@ -8,11 +8,14 @@ from shared_data import SHARED, needs_shared
 from sklearn.metrics import f1_score, matthews_corrcoef, roc_auc_score
 
 from data.errors import UserError
+from data.schema import StepSolution
 from eval.metrics import harmonic_mean
 from eval.prm_benchmarks import PRM_BENCHMARKS, load_items, measure
 from eval.prm_benchmarks.counts import StepCounts, count_steps, matthews
+from eval.prm_benchmarks.items import Item
 from eval.prm_benchmarks.prmbench import CATEGORIES, SHORT
 from eval.prm_benchmarks.processbench import PUBLISHED_COUNTS
+from eval.prm_benchmarks.reasoneval import measure_reasoneval
 from eval.prm_benchmarks.result import mean
 
 
@@ -276,3 +279,30 @@ def test_real_files_measure(name, parts, count) -> None:
     result = measure(name, random_scores(items, 3))
     assert 0 <= result.headline[1] <= 1
     assert result.notes  # each says why it is not comparable
+
+
+def test_reasoneval_perturbations_by_hand() -> None:
+    """By error type: the share of first errors named exactly, and both classes' F1 over all steps."""
+
+    def swapped(kind: str, labels: list[float], first: int, scores: list[float]) -> Item:
+        solution = StepSolution("q", ("a", "b"), tuple(labels), first_error=first, meta={"error_type": kind})
+        return Item("reasoneval_perturbation", solution, tuple(scores))
+
+    items = [
+        swapped("swap", [1.0, 0.0], 1, [0.9, 0.2]),  # named
+        swapped("swap", [0.0, 0.0], 0, [0.7, 0.4]),  # one step late
+        swapped("unit", [1.0, 1.0], -1, [0.8, 0.9]),  # none there, none named
+    ]
+    result = measure_reasoneval(items, 0.5)
+    found = result.metrics["reasoneval_perturbation"]
+    assert found["swap"]["num_solutions"] == 2 and found["swap"]["first_error_accuracy"] == 0.5
+    # swap: of 3 wrong steps 2 are called wrong and nothing else: F1 0.8; 1 right, 2 called right: F1 2/3.
+    assert found["swap"]["step_macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert found["unit"]["first_error_accuracy"] == 1.0
+    assert [table.title for table in result.tables] == [
+        "ReasonEval, perturbations (this table is not published), %"
+    ]
+    assert result.notes == (
+        "not the published rows, so not comparable with published numbers: invalid 0 of 159, "
+        "redundant 0 of 300, perturbation 3 of 1064",
+    )
