@@ -13,7 +13,7 @@ from reasoning_rl.options import parse, several_values
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-LIST_OPTIONS = {"duel": (), "data": ("--against",)}
+LIST_OPTIONS = {"data": ("--against",)}
 
 
 def commands(page: Path) -> list[str]:
